@@ -1,0 +1,1 @@
+"""Measure Nightproof beside its neighbours, on one machine, in one run. Start with `make bench`."""

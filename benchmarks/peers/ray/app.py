@@ -1,0 +1,34 @@
+"""Ray Serve for this work: one replica, 256 requests at once; the environment chooses its proxy."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import ray
+from ray import serve
+from starlette.requests import Request
+
+FIELDS = os.environ["BENCH_FIELDS"].split(",")
+
+
+@serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 1})
+class Tumour:
+    def __init__(self) -> None:
+        self.classifier = joblib.load(Path(os.environ["BENCH_ARTIFACTS"]) / "model.joblib")
+
+    async def __call__(self, request: Request) -> dict[str, float]:
+        given = await request.json()
+        chances = self.classifier.predict_proba(np.array([[given[name] for name in FIELDS]]))[0]
+        label = int(chances.argmax())
+        return {"label": label, "probability": float(chances[label])}
+
+
+if __name__ == "__main__":
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, address="local")
+    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+    serve.run(Tumour.bind(), route_prefix="/predict")
+    while True:
+        time.sleep(60)

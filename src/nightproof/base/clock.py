@@ -1,0 +1,28 @@
+"""The only place that reads the time.
+
+Durations and deadlines use `monotonic_s`; what is written down for people and auditors uses `utc_us`.
+Rooms that decide take `now` as an argument, so that tests pass any time they like.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+monotonic_s = time.monotonic
+"""Seconds on a clock that never steps; the same clock as the event loop's."""
+
+
+def utc_us() -> int:
+    """Return the wall clock as whole microseconds since 1970, UTC."""
+    return time.time_ns() // 1_000
+
+
+def utc_now() -> datetime:
+    """Return the wall clock as an aware datetime, UTC."""
+    return datetime.now(UTC)
+
+
+def iso_us(at_us: int) -> str:
+    """Write microseconds since 1970 as an ISO 8601 text with the zone `Z`."""
+    return datetime.fromtimestamp(at_us / 1_000_000, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,106 @@
+"""The child program that runs a written service folder once, and takes down its golden cases.
+
+Run as `python -P -m nightproof.cli.scaffold.prove ANSWER_FILE`, the claim on stdin. Answers through the same
+code as a worker. The service must say what the model said by itself; a field that differs from one call to the
+next is left out of the cases.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nightproof.base.errors import NightproofError
+from nightproof.base.strictjson import parse
+from nightproof.cli.scaffold.plan import Claim, Failed, Label, Proof, Unfit
+from nightproof.declare.describe import describe
+from nightproof.declare.folder import load_service
+from nightproof.workers.child import LoadedService
+
+_TOLERANCE = 1e-6
+_LOOSE = 1e-4
+_OUTPUT_MOST_BYTES = 1 << 20
+_MEND = "Please report this, with the CSV's header: service.py was written wrongly."
+
+
+def prove(claim: Claim) -> Proof:
+    """Load the folder, answer the inputs in one batch and one by one, and write what holds."""
+    folder = Path(claim.folder)
+    service = load_service(folder)
+    describe(service, folder)
+    loaded = LoadedService(service, folder, output_most_bytes=_OUTPUT_MOST_BYTES)
+    together = _answers(loaded, claim.inputs)
+    alone = [_answers(loaded, [one])[0] for one in claim.inputs]
+    if claim.field:
+        _refuse_other_answers(alone, claim)
+    lines, unsteady = [], set()
+    for given, first, second in zip(claim.inputs, alone, together, strict=True):
+        steady = {name: value for name, value in first.items() if _same(value, second[name], _TOLERANCE)}
+        unsteady |= first.keys() - steady.keys()
+        if steady:
+            case = {"input": msgspec.Raw(given), "expect": steady}
+            lines.append(msgspec.json.encode(case))
+    notes = [
+        f"{name} differs from one call to the next, so no golden case expects it: is chance at work in the model?"
+        for name in sorted(unsteady)
+    ]
+    return Proof(lines, notes)
+
+
+def _answers(loaded: LoadedService, inputs: Sequence[bytes]) -> list[dict[str, Any]]:
+    answers, alone = loaded.answer(inputs)
+    if alone:
+        return [_answers(loaded, [one])[0] for one in inputs]
+    found = []
+    for answer in answers:
+        if answer.failure:
+            places = "; ".join(f"{error.pointer} {error.detail}" for error in answer.errors)
+            raise Unfit(
+                f"The written service ends with {answer.failure}: {answer.detail} {places}".strip(),
+                hint=_MEND,
+            )
+        found.append(parse(answer.output))
+    return found
+
+
+def _refuse_other_answers(answers: Sequence[dict[str, Any]], claim: Claim) -> None:
+    for number, (answer, expected) in enumerate(zip(answers, claim.expected, strict=True), start=1):
+        if not _same(answer[claim.field], expected, _LOOSE):
+            raise Unfit(
+                f"For case {number} the model answers {expected!r} by itself, and {answer[claim.field]!r} in the service.",
+                hint=_MEND,
+            )
+
+
+def _same(one: Label, other: Label, tolerance: float) -> bool:
+    if isinstance(one, str | bool) or isinstance(other, str | bool):
+        return one == other
+    return math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance)
+
+
+def main() -> None:
+    """Prove one claim."""
+    claim = msgspec.json.decode(sys.stdin.buffer.read(), type=Claim)
+    code, found = 0, b""
+    try:
+        found = msgspec.json.encode(prove(claim))
+    except NightproofError as error:
+        code, found = 1, msgspec.json.encode(Failed(error.text, error.hint))
+    except Exception as error:
+        # load() is the model's code and may raise anything; the engineer reads the end of it.
+        text = "".join(traceback.format_exception(error)[-3:]).strip()
+        code, found = 1, msgspec.json.encode(Failed(f"The written service does not load.\n{text}", _MEND))
+    Path(sys.argv[1]).write_bytes(found)
+    sys.stderr.flush()
+    os._exit(code)  # the model may have left threads or exit hooks that never end
+
+
+if __name__ == "__main__":
+    main()

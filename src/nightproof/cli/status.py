@@ -1,0 +1,92 @@
+"""`nightproof status`, for people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nightproof.cli import show
+
+
+def print_status(told: dict[str, Any]) -> None:
+    """Print what the server told of itself."""
+    state = "[bold green]ready[/]" if told["ready"] else f"[bold red]not ready[/] ({'; '.join(told['why'])})"
+    show.console.print(
+        f"nightproof {told['version']} at {told['address']}, pid {told['pid']}, up {_span(told['up_s'])}: {state}"
+    )
+    rows = []
+    for service in told["services"]:
+        recent = service["recent"] or {"rate_per_s": 0.0, "p50_ms": None, "p99_ms": None, "endings": {}}
+        workers = (
+            ", ".join(f"{count} {name}" for name, count in service["workers"].items() if count) or "none"
+        )
+        endings = ", ".join(f"{count} {name}" for name, count in sorted(recent["endings"].items())) or "-"
+        rows.append(
+            [
+                service["name"],
+                service["release"],
+                workers,
+                f"{recent['rate_per_s']:.1f}/s",
+                _ms(recent["p50_ms"]),
+                _ms(recent["p99_ms"]),
+                endings,
+                service["queued"],
+                service["restarts"],
+                service["quarantined"],
+            ]  # fmt: skip
+        )
+    show.table(
+        "",
+        [
+            "service",
+            "release",
+            "workers",
+            "rate",
+            "p50",
+            "p99",
+            "endings (last minute)",
+            "queued",
+            "restarts",
+            "quarantined",
+        ],
+        rows,
+    )
+    ledger = told["ledger"]
+    show.console.print(
+        f"ledger {ledger['state']}: {ledger['last_seq'] + 1} entries, longest commit {ledger['longest_commit_s'] * 1e3:.1f} ms"
+        f" · in flight {told['in_flight']} · memory {told['memory_bytes'] / 1e6:.0f} MB"
+        f" · disk free {told['disk_free_bytes'] / 1e9:.1f} GB"
+    )
+    totals = ", ".join(f"{count} {name}" for name, count in sorted(told["endings"].items())) or "none yet"
+    show.console.print(f"since start: {told['arrivals']} arrivals; {totals}")
+    if told["failures"]:
+        show.console.print(
+            "failures: " + ", ".join(f"{count} {name}" for name, count in sorted(told["failures"].items()))
+        )
+    for part in told["components"]:
+        if not part["ok"]:
+            show.console.print(f"[red]✗[/] {part['name']}: {part['why'] or 'not ok'} since {part['since']}")
+
+
+def watch_status(ask: Callable[[], dict[str, Any]]) -> None:
+    """Print the status each second until Ctrl-C."""
+    try:
+        while True:
+            told = ask()
+            show.console.clear()
+            print_status(told)
+            time.sleep(1.0)
+    except KeyboardInterrupt:
+        pass
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def _span(seconds: float) -> str:
+    for size, word in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {word}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,531 @@
+"""The ASGI application: routes, headers, and the hand-over to the pipeline. Raw ASGI, since every
+microsecond of it is paid by every request.
+
+It turns HTTP into an `Arrival` and a `Reply` into HTTP; it decides nothing about requests, and it never
+imports user code. Operators' routes are in `gateway/admin.py`, protocols in `native.py` and `oip.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from nightproof import __version__
+from nightproof.base.clock import monotonic_s
+from nightproof.base.errors import Fault, Refusal
+from nightproof.base.failures import CATALOGUE
+from nightproof.base.values import Reply
+from nightproof.declare.describe import Description
+from nightproof.gateway import docs_page, native, oip, openapi, problems, runbooks
+from nightproof.gateway.admin import Admin
+from nightproof.gateway.problems import Headers
+from nightproof.pipeline.serve import serve
+from nightproof.pipeline.story import Arrival, Decoded
+from nightproof.runtime import Runtime
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Response = tuple[int, bytes, Headers]
+
+_JSON_TYPES = (b"application/json", b"text/json")
+_JSON_HEADER: Headers = [(b"content-type", b"application/json")]
+_TEXT_HEADER: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_TIMEOUT = re.compile(rb"[0-9]{1,12}(\.[0-9]{1,6})?")
+_OIP_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))?/?")
+_NO_STORE = (b"cache-control", b"no-store")
+_PAGE_POLICY: Headers = [
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        b"connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class Call:
+    """One HTTP request as the routes see it."""
+
+    __slots__ = ("body_bytes_announced", "headers", "receive", "repeated", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.headers: dict[bytes, bytes] = {}
+        self.repeated: set[bytes] = set()
+        for name, value in scope["headers"]:
+            if name in self.headers:
+                self.repeated.add(name)
+            else:
+                self.headers[name] = value
+
+    @property
+    def client(self) -> str:
+        """The caller's address, or `local` on the control socket."""
+        client = self.scope.get("client")
+        return client[0] if client else "local"
+
+    def token(self) -> str | None:
+        """Return the bearer token, if the request carries one."""
+        value = self.headers.get(b"authorization")
+        if value is None or value[:7].lower() != b"bearer ":
+            return None
+        return value[7:].strip().decode("latin-1")
+
+    async def read_body(self, most_bytes: int) -> bytes:
+        """Read the whole body, up to a limit. Raises Refusal `oversized_request` before reading too much."""
+        announced = self.headers.get(b"content-length")
+        if announced is not None and announced.isdigit() and int(announced) > most_bytes:
+            raise _oversized(most_bytes)
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise asyncio.CancelledError
+        if not message.get("more_body"):
+            body: bytes = message.get("body", b"")
+            if len(body) > most_bytes:
+                raise _oversized(most_bytes)
+            return body
+        parts = [message.get("body", b"")]
+        size_bytes = len(parts[0])
+        while message.get("more_body"):
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError
+            parts.append(message.get("body", b""))
+            size_bytes += len(parts[-1])
+            if size_bytes > most_bytes:
+                raise _oversized(most_bytes)
+        return b"".join(parts)
+
+
+def _oversized(most_bytes: int) -> Refusal:
+    return Refusal(
+        f"The body is larger than {most_bytes} bytes.",
+        failure="oversized_request",
+        hint="Send fewer records at once; the operator sets receiving.body_bytes.",
+    )
+
+
+class Gateway:
+    """The application. One per server; `is_local` marks the one on the control socket, whose callers own the folder."""
+
+    def __init__(self, runtime: Runtime, *, is_local: bool = False) -> None:
+        self._runtime = runtime
+        self._house = runtime.house
+        self._public_url = runtime.settings.server.public_url.rstrip("/")
+        self._admin = Admin(runtime, is_local=is_local)
+        self._gets: dict[str, Callable[[Call], Response]] = {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/startupz": self._startupz,
+            "/healthz": self._healthz,
+            "/metrics": self._metrics,
+            "/openapi.json": self._openapi,
+            "/v2": self._oip_server,
+            "/v2/": self._oip_server,
+            "/v2/health/live": self._oip_live,
+            "/v2/health/ready": self._oip_ready,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI's entry)."""
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"]
+        if path.startswith("/services/") and path.endswith("/predict") and path.count("/") == 3:
+            await self._predict(scope, receive, send, service=path[10:-8])
+            return
+        if path.startswith("/v2/models/") and path.rstrip("/").endswith("/infer"):
+            await self._infer(scope, receive, send, path)
+            return
+        call = Call(scope, receive)
+        try:
+            response = await self._other(call, path)
+        except Fault as fault:
+            response = self._problem(fault)
+        except asyncio.CancelledError:
+            return
+        await _send(send, *response, head_only=scope["method"] == "HEAD")
+
+    # -- service routes -----------------------------------------------------------------------
+
+    async def _predict(self, scope: Scope, receive: Receive, send: Send, *, service: str) -> None:
+        began_s = monotonic_s()
+        call = Call(scope, receive)
+        arrival = self._arrival(call, service=service, protocol="native", began_s=began_s)
+        if scope["method"] != "POST":
+            arrival.fault = _wrong_method(scope["method"], "POST")
+        elif arrival.fault is None:
+            arrival.fault = _wrong_media_type(call.headers)
+        reply = await self._serve(arrival, scope)
+        if reply is None:
+            return
+        served_s = monotonic_s()
+        status, body, headers = native.encode(reply, public_url=self._public_url)
+        await _send(send, status, body, headers + self._reply_headers(reply, arrival))
+        self._house.meters.count_stage("reply", monotonic_s() - served_s)
+
+    async def _infer(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
+        began_s = monotonic_s()
+        call = Call(scope, receive)
+        match = _OIP_PATH.fullmatch(path)
+        name, version = (match[1], match[2]) if match else ("", None)
+        arrival = self._arrival(call, service=name, protocol="oip", began_s=began_s)
+        kept: list[oip.Inference] = []
+
+        def decode(body: bytes, description: Description) -> Decoded:
+            inference = oip.decode(
+                body,
+                header_length=oip.header_length_of(call.headers.get(oip.HEADER_LENGTH.lower().encode())),
+                schema=description.input_schema,
+                output_schema=description.output_schema,
+                max_items=description.max_items,
+            )
+            kept.append(inference)
+            return Decoded(
+                inference.records, [orjson.dumps(record) for record in inference.records], many=True
+            )
+
+        arrival.decode = decode
+        if scope["method"] != "POST":
+            arrival.fault = _wrong_method(scope["method"], "POST")
+        elif call.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            arrival.fault = _compressed()
+        served = self._house.services.get(name)
+        if version is not None and served is not None and version != served.live.label:
+            arrival.fault = Refusal(
+                "This version of the model is not live.",
+                failure="unknown_service",
+                hint=f"Live: {served.live.label}. Leave the version out to get it.",
+            )
+        reply = await self._serve(arrival, scope)
+        if reply is None:
+            return
+        status, body, headers = self._oip_response(reply, kept)
+        await _send(send, status, body, headers + self._reply_headers(reply, arrival))
+
+    def _oip_response(self, reply: Reply, kept: list[oip.Inference]) -> Response:
+        if reply.ending in ("answered", "degraded") and all(item.output is not None for item in reply.items):
+            served = self._house.services[reply.service]
+            inference = kept[0] if kept else oip.Inference(id=None, records=[])
+            degraded = [item.degraded for item in reply.items if item.degraded is not None]
+            try:
+                body, extra = oip.encode(
+                    inference,
+                    model_name=reply.service,
+                    release=reply.release,
+                    request_id=reply.id,
+                    outputs=[orjson.loads(bytes(item.output or b"null")) for item in reply.items],
+                    output_schema=served.live.engine.description.output_schema,
+                    degraded=bool(degraded),
+                )
+            except Refusal as refusal:
+                return 400, oip.error_body(str(refusal)), _JSON_HEADER
+            headers: Headers = [(name.lower().encode(), value.encode()) for name, value in extra.items()]
+            if degraded:
+                headers.append(
+                    (b"nightproof-degraded", f"{degraded[0].failure}; by={degraded[0].by}".encode())
+                )
+            return 200, body, headers
+        # The protocol has no answer per record: one that fails ends the whole request.
+        failed = next((item for item in reply.items if item.failure), None)
+        failure = reply.failure or (failed.failure if failed else "internal_error")
+        place = next((number for number, item in enumerate(reply.items) if item.failure), 0)
+        status = reply.status or CATALOGUE[failure].statuses[0]
+        errors = reply.errors or (failed.errors if failed else [])
+        told = "; ".join(f"{error.pointer} {error.detail}".strip() for error in errors[:5])
+        text = f"{failure}: {reply.detail or (failed.detail if failed else '')}"
+        text = f"{text} (record {place})" if failed and len(reply.items) > 1 else text
+        text = f"{text} {told}" if told else text
+        headers = [*_JSON_HEADER, (b"nightproof-failure", failure.encode())]
+        return status, oip.error_body(text.strip()), headers + problems.retry_headers(reply, status)
+
+    async def _serve(self, arrival: Arrival, scope: Scope) -> Reply | None:
+        """Run the pipeline; None when the caller has left, which cancels it."""
+        departure = scope.get("extensions", {}).get("nightproof.disconnect")
+        if departure is not None:
+            task = asyncio.current_task()
+            if task is not None:
+                departure.callback = task.cancel
+            arrival.cut_by = lambda: departure.failure
+        try:
+            return await serve(arrival, self._house)
+        except asyncio.CancelledError:
+            return None
+        finally:
+            if departure is not None:
+                departure.callback = None
+
+    def _arrival(self, call: Call, *, service: str, protocol: str, began_s: float) -> Arrival:
+        headers = call.headers
+        arrival = Arrival(
+            id=self._house.ids.draw(),
+            service=service,
+            protocol=protocol,
+            token=call.token(),
+            read_body=call.read_body,
+            decode=None,
+            client=call.client,
+            began_s=began_s,
+        )
+        if (value := headers.get(b"x-request-timeout-ms")) is not None:
+            arrival.timeout_ms, arrival.fault = _timeout_ms(
+                value, repeated=b"x-request-timeout-ms" in call.repeated
+            )
+        if (value := headers.get(b"idempotency-key")) is not None:
+            # A structured-field string comes in quotes (the IETF draft); most clients send it bare.
+            arrival.idempotency_key = value.decode("latin-1").strip().strip('"') or " "
+        if (value := headers.get(b"traceparent")) is not None:
+            match = _TRACEPARENT.fullmatch(value.decode("latin-1"))
+            if match and match[1].strip("0") and match[2].strip("0"):
+                arrival.trace_id = match[1]
+        return arrival
+
+    def _reply_headers(self, reply: Reply, arrival: Arrival) -> Headers:
+        stages = ", ".join([f"{stage};dur={us / 1_000:.3f}" for stage, us in reply.stages_us])
+        trace_id = arrival.trace_id or os.urandom(16).hex()
+        headers: Headers = [
+            (b"x-request-id", reply.id.encode()),
+            (b"traceparent", f"00-{trace_id}-{arrival.id[-16:]}-01".encode()),
+            (b"server-timing", stages.encode()),
+            _NO_STORE,
+        ]
+        if reply.replayed:
+            headers.append((b"idempotent-replayed", b"true"))
+        return headers
+
+    # -- everything else ----------------------------------------------------------------------
+
+    async def _other(self, call: Call, path: str) -> Response:
+        method = call.scope["method"]
+        route = self._gets.get(path)
+        if route is not None:
+            _need_get(method)
+            return route(call)
+        if path.startswith("/admin/"):
+            return await self._admin.answer(call, method, path)
+        if path.startswith("/problems/"):
+            _need_get(method)
+            return self._problem_page(path.removeprefix("/problems/"))
+        if path.startswith("/runbooks/"):
+            _need_get(method)
+            return _runbook_page(path.removeprefix("/runbooks/"))
+        if path == "/docs" or path.startswith("/docs/"):
+            _need_get(method)
+            return _docs(path)
+        if match := _OIP_PATH.fullmatch(path):
+            _need_get(method)
+            return self._oip_model(match[1], match[2], ready=match[3] == "ready")
+        self._house.meters.arrived()
+        self._house.meters.count_story(
+            service="", release="", ending="refused", failure="unknown_service",
+            duration_s=0.0, stages=(), began_s=0.0, items=(),
+        )  # fmt: skip
+        self._runtime.count_shed("unknown_service", call.client)
+        raise Refusal(
+            "Nothing is served under this path.",
+            failure="unknown_service",
+            hint="Predictions: POST /services/{name}/predict. All routes: /openapi.json.",
+        )
+
+    def _problem(self, fault: Fault) -> Response:
+        reply = Reply(
+            id=self._house.ids.draw(),
+            failure=fault.failure,
+            status=fault.status,
+            detail=fault.text,
+            hint=fault.hint,
+            errors=list(fault.errors),
+            retry_after_s=fault.retry_after_s,
+        )
+        status = problems.status_of(reply)
+        body = problems.problem_body(reply, status=status, public_url=self._public_url)
+        return (
+            status,
+            body,
+            [(b"content-type", problems.PROBLEM_TYPE), *problems.retry_headers(reply, status)],
+        )
+
+    def _livez(self, _: Call) -> Response:
+        return 200, b'{"live":true}', _JSON_HEADER
+
+    def _readyz(self, call: Call) -> Response:
+        ready, why = self._runtime.readiness()
+        if call.scope.get("query_string") == b"verbose":
+            lines = [
+                f"[{'+' if part.ok else '-'}]{part.name} {'ok' if part.ok else part.why}"
+                for part in self._runtime.health()
+            ]
+            return (200 if ready else 503), "\n".join([*lines, ""]).encode(), _TEXT_HEADER
+        return (200 if ready else 503), orjson.dumps({"ready": ready, "why": why}), _retry_if(not ready)
+
+    def _startupz(self, _: Call) -> Response:
+        started = not self._house.starting
+        return (200 if started else 503), orjson.dumps({"started": started}), _retry_if(not started)
+
+    def _healthz(self, _: Call) -> Response:
+        parts = self._runtime.health()
+        ok = all(part.ok for part in parts if part.needed)
+        body = {
+            "ok": ok,
+            "components": [
+                {
+                    "name": part.name,
+                    "ok": part.ok,
+                    "why": part.why,
+                    "since": part.since,
+                    "needed": part.needed,
+                }
+                for part in parts
+            ],
+        }
+        return (200 if ok else 503), orjson.dumps(body), _JSON_HEADER
+
+    def _metrics(self, call: Call) -> Response:
+        openmetrics = b"application/openmetrics-text" in call.headers.get(b"accept", b"")
+        body, kind = self._house.meters.render(self._runtime.gauges, openmetrics=openmetrics)
+        return 200, body, [(b"content-type", kind.encode())]
+
+    def _openapi(self, _: Call) -> Response:
+        served = [
+            (service.live.engine.description, service.live.label) for service in self._house.services.values()
+        ]
+        return (
+            200,
+            orjson.dumps(openapi.document(served, public_url=self._public_url, version=__version__)),
+            _JSON_HEADER,
+        )
+
+    def _problem_page(self, name: str) -> Response:
+        page = problems.page_of(name)
+        if page is None:
+            raise Refusal(
+                "No failure mode has this name.",
+                failure="unknown_service",
+                hint=f"Names: {', '.join(sorted(CATALOGUE))}.",
+            )
+        return 200, orjson.dumps(page), _JSON_HEADER
+
+    def _oip_server(self, _: Call) -> Response:
+        return 200, orjson.dumps(oip.server_metadata()), _JSON_HEADER
+
+    def _oip_live(self, _: Call) -> Response:
+        return 200, b'{"live":true}', _JSON_HEADER
+
+    def _oip_ready(self, _: Call) -> Response:
+        ready, _why = self._runtime.readiness()
+        return (200 if ready else 503), orjson.dumps({"live": True, "ready": ready}), _JSON_HEADER
+
+    def _oip_model(self, name: str, version: str | None, *, ready: bool) -> Response:
+        served = self._house.services.get(name)
+        if served is None or (version is not None and version != served.live.label):
+            return 404, oip.error_body("no model of this name and version is served here"), _JSON_HEADER
+        if ready:
+            is_ready = served.live.engine.is_ready() and not self._house.draining
+            return (200 if is_ready else 503), orjson.dumps(oip.model_ready(name, is_ready)), _JSON_HEADER
+        return (
+            200,
+            orjson.dumps(oip.model_metadata(served.live.engine.description, served.live.label)),
+            _JSON_HEADER,
+        )
+
+
+def _need_get(method: str) -> None:
+    if method not in ("GET", "HEAD"):
+        raise _wrong_method(method, "GET")
+
+
+def _wrong_method(method: str, right: str) -> Refusal:
+    known = (
+        method
+        if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+        else "This method"
+    )
+    return Refusal(
+        f"{known} is not for this path.", failure="malformed_request", status=405, hint=f"Use {right}."
+    )
+
+
+def _compressed() -> Refusal:
+    return Refusal(
+        "The body is compressed.",
+        failure="unsupported_media_type",
+        hint="Send it plain; nothing is decompressed.",
+    )
+
+
+def _wrong_media_type(headers: dict[bytes, bytes]) -> Refusal | None:
+    """Return the refusal of a body that does not say it is JSON in UTF-8; None if it may be read."""
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        return _compressed()
+    given = headers.get(b"content-type")
+    if given is None or given == b"application/json":
+        return None
+    kind, _, parameters = given.lower().partition(b";")
+    kind = kind.strip()
+    if kind not in _JSON_TYPES and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
+        return Refusal(
+            "The content type is not JSON.",
+            failure="unsupported_media_type",
+            hint="Send `Content-Type: application/json`.",
+        )
+    for parameter in parameters.split(b";"):
+        name, _, value = parameter.strip().partition(b"=")
+        if name == b"charset" and value.strip(b'" ') not in (b"utf-8", b"utf8", b"us-ascii"):
+            return Refusal(
+                "The charset is not UTF-8.", failure="unsupported_media_type", hint="Send the JSON in UTF-8."
+            )
+    return None
+
+
+def _timeout_ms(value: bytes, *, repeated: bool) -> tuple[float | None, Refusal | None]:
+    if not repeated and _TIMEOUT.fullmatch(value.strip()) and (timeout_ms := float(value)) > 0:
+        return timeout_ms, None
+    return None, Refusal(
+        "The header x-request-timeout-ms is not one positive number of milliseconds.",
+        failure="malformed_request",
+        status=400,
+        hint="Send it once, for example x-request-timeout-ms: 250.",
+    )
+
+
+def _runbook_page(name: str) -> Response:
+    page = runbooks.page(name.removesuffix(".md"))
+    if page is None:
+        raise Refusal(
+            "No runbook has this name.",
+            failure="unknown_service",
+            hint=f"Names: {', '.join(sorted(CATALOGUE))}.",
+        )
+    return 200, page, [(b"content-type", b"text/markdown; charset=utf-8")]
+
+
+def _docs(path: str) -> Response:
+    found = docs_page.page() if path == "/docs" else docs_page.asset(path.removeprefix("/docs/"))
+    if found is None:
+        raise Refusal("The documentation has no such file.", failure="unknown_service", hint="Open /docs.")
+    content, kind = found
+    return 200, content, [(b"content-type", kind.encode()), *_PAGE_POLICY]
+
+
+def _retry_if(waiting: bool) -> Headers:
+    return [*_JSON_HEADER, (b"retry-after", b"1")] if waiting else _JSON_HEADER
+
+
+async def _send(send: Send, status: int, body: bytes, headers: Headers, *, head_only: bool = False) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"content-length", b"%d" % len(body))],
+        }
+    )
+    await send({"type": "http.response.body", "body": b"" if head_only else body})

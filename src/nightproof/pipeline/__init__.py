@@ -1,0 +1,1 @@
+"""A caller's way: accept → admit → call → check → record → reply. `serve.py` conducts."""

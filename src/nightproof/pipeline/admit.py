@@ -1,0 +1,24 @@
+"""Second step: a place now, or a reasoned no. Never admits what cannot finish in its deadline."""
+
+from __future__ import annotations
+
+from nightproof.base.clock import monotonic_s
+from nightproof.limits.limiter import Place
+from nightproof.pipeline.accept import Request
+from nightproof.pipeline.house import House
+from nightproof.pipeline.story import Story
+
+
+def admit(request: Request, story: Story, house: House) -> Place:
+    """Grant the request its place; the caller of this gives it back. Raises Refusal otherwise."""
+    now = monotonic_s()
+    house.limiter.spend_quota(request.caller.key_id, now=now)
+    standing = sum(not item.failure for item in request.items)
+    place = house.limiter.grant(
+        request.served.name,
+        size_bytes=request.size_bytes,
+        wait_s=request.release.engine.expected_wait_s(standing),
+        remaining_s=request.deadline_s - now,
+    )
+    story.admitted = True
+    return place

@@ -1,0 +1,80 @@
+"""The rooms that a request passes, gathered in one value. `runtime` builds it; steps read it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from nightproof.audit.ledger import Ledger
+from nightproof.base.ids import RequestIds
+from nightproof.base.values import Caller, Reply
+from nightproof.checks.input import InputChecks
+from nightproof.checks.output import OutputChecks
+from nightproof.limits.limiter import Limiter
+from nightproof.pipeline.last_good import LastGood
+from nightproof.settings.settings import Settings
+from nightproof.watch.meters import Meters
+from nightproof.workers.engine import Engine, Job
+
+
+class RecordedReply(msgspec.Struct, frozen=True):
+    """What the ledger keeps of a request with an idempotency key: its reply, and which body it was for."""
+
+    body: bytes
+    reply: Reply
+
+
+class ServedRelease(msgspec.Struct, eq=False):
+    """One release with what is needed to serve it: its engine and its compiled checks."""
+
+    service: str
+    label: str
+    digest: str
+    engine: Engine
+    input_checks: InputChecks
+    output_checks: OutputChecks
+    poison: set[bytes]
+    """Fingerprints of records in quarantine."""
+    last_good: LastGood | None = None
+
+    def make_jobs(self, inputs: list[bytes], deadline_s: float, waiter: Any, *, rule: int = -1) -> list[Job]:
+        """Make the engine's jobs of these inputs."""
+        jobs = [
+            Job(record, deadline_s, waiter, place=place, rule=rule) for place, record in enumerate(inputs)
+        ]
+        for job in jobs:
+            waiter.add(job)
+        return jobs
+
+
+class ServedService(msgspec.Struct, eq=False):
+    """A service with the parts its releases play."""
+
+    name: str
+    live: ServedRelease
+    standby: ServedRelease | None = None
+
+
+class House(msgspec.Struct, eq=False):
+    """All that a request's steps may touch."""
+
+    settings: Settings
+    find_caller: Callable[[str], Caller | None]
+    """Look a token up in the keyring."""
+    find_recorded: Callable[[bytes], RecordedReply | None]
+    """Look an idempotency key up in the ledger."""
+    services: dict[str, ServedService]
+    limiter: Limiter
+    ledger: Ledger
+    meters: Meters
+    running_keys: set[bytes]
+    """Idempotency keys whose first request is still on its way."""
+    summaries: Counter[tuple[str, str, str]]
+    """Refusals that share a record: by failure, service and key or address, since the last flush."""
+    ids: RequestIds
+    draining: bool = False
+    starting: bool = True
+    """The services' workers are still loading for the first time."""

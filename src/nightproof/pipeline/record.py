@@ -1,0 +1,186 @@
+"""Fifth step: one record, durable, then the counters. The single writer of both.
+
+Every ending of every request comes through here exactly once. Refusals that anyone can send in masses
+(no valid key, shed, over quota) are counted into shared summaries, so that the log does not grow with
+an attack; everything else has its own entry, and nobody is answered before it is on the disk.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+import orjson
+
+from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
+from nightproof.audit.record import Entry, make_entry
+from nightproof.base.clock import monotonic_s
+from nightproof.base.errors import Fault, Refusal
+from nightproof.base.failures import CATALOGUE
+from nightproof.base.values import Reply
+from nightproof.pipeline.house import House
+from nightproof.pipeline.reply import reply_of
+from nightproof.pipeline.story import Item, Story
+
+_KEPT_BODY_BYTES = 64 * 1024
+_MOST_SUMMARY_KEYS = 10_000
+_reply_encoder = msgspec.json.Encoder()
+
+
+async def record(story: Story, house: House) -> None:
+    """Make the story's entry durable and count it. A story that cannot be recorded ends by that failure."""
+    if _is_shared(story):
+        count_shed(house, story.failure, story.service, story.caller.key_id if story.caller else story.arrival.client)
+    else:
+        try:
+            story.appended = True
+            await house.ledger.append(entry_of(story))
+        except (AuditUnavailable, AuditOutcomeUnknown) as fault:
+            # No answer goes out unrecorded: whatever it was, it ends as this.
+            story.items = []
+            story.end_by(fault)
+            story.ending = "failed"
+            count_shed(house, story.failure, story.service, "")
+    _finish(story, house)
+
+
+def record_abandoned(story: Story, house: House) -> None:
+    """Record a request whose caller has left. Nobody waits for the entry, so nobody awaits it here."""
+    if story.appended:
+        _finish(story, house)  # it left while the record was on its way: the ending is the recorded one
+        return
+    cut_by = story.arrival.cut_by()
+    if cut_by is not None:
+        story.end_by(Refusal("The request took too long to arrive.", failure=cut_by))
+    else:
+        story.end_by(Refusal("The caller closed the connection before the answer was ready.", failure="caller_gone"))
+        story.ending = "abandoned"
+    if story.caller is None:
+        count_shed(house, story.failure, story.service, story.arrival.client)
+    else:
+        house.ledger.append(entry_of(story)).cancel()  # recorded all the same; only the waiting is off
+    _finish(story, house)
+
+
+def _finish(story: Story, house: House) -> None:
+    story.finished_s = monotonic_s()
+    story.mark("record")
+    house.running_keys.discard(story.idem)
+    house.meters.count_story(
+        service=story.service,
+        release=story.release,
+        ending=story.ending,
+        failure=story.failure,
+        duration_s=story.finished_s - story.began_s,
+        stages=story.stages,
+        began_s=story.began_s,
+        items=story.items,
+    )
+
+
+def _is_shared(story: Story) -> bool:
+    """Say whether the ending shares a summary: the caller is unknown, or it was shed before admission."""
+    if story.caller is None:
+        return True
+    return not story.admitted and bool(story.failure) and CATALOGUE[story.failure].shed
+
+
+def count_shed(house: House, failure: str, service: str, whose: str) -> None:
+    """Count an ending into the next summary entry; the number of distinct lines is bounded."""
+    line = (failure, service, whose)
+    if line not in house.summaries and len(house.summaries) >= _MOST_SUMMARY_KEYS:
+        line = (failure, service, "others")
+    house.summaries[line] += 1
+
+
+def entry_of(story: Story) -> Entry:
+    """Build the ledger entry of a story: a small leaf, and the content apart."""
+    reply = reply_of(story) if story.idem and _is_final(story) else None
+    named: dict[str, Any] = {
+        "service": story.service,
+        "release": story.release,
+        "protocol": story.arrival.protocol,
+        "key": story.caller.key_id if story.caller else "",
+        "ending": story.ending,
+        "failure": story.failure,
+        "decisions": story.decisions,
+        "stages_us": {stage: us for stage, us in story.stages_us()},
+    }
+    if story.arrival.trace_id:
+        named["trace"] = story.arrival.trace_id
+    if len(story.items) == 1:
+        named |= _item_facts(story.items[0])
+    elif story.items:
+        named["items"] = [_item_facts(item) for item in story.items] if len(story.items) <= 16 else len(story.items)
+    if reply is not None:
+        named["idem_body"] = story.idem_body.hex()
+    return make_entry(
+        "request",
+        story.arrival.id,
+        story.began_us,
+        payload=_payload(story, reply),
+        idem=story.idem if reply is not None else None,
+        **named,
+    )
+
+
+def _item_facts(item: Item) -> dict[str, Any]:
+    facts: dict[str, Any] = {"batch": item.batch_size, "predict_us": item.predict_us, "queue_us": item.queue_us}
+    if item.attempts > 1:
+        facts["attempts"] = item.attempts
+    if item.failure:
+        facts["failure"] = item.failure
+        facts["pointers"] = [error.pointer for error in item.errors][:20]
+    if item.degraded is not None:
+        facts["degraded"] = [item.degraded.failure, item.degraded.by]
+    if item.findings:
+        facts["findings"] = item.findings[:20]
+    if item.worker_pid:
+        facts["worker"] = item.worker_pid
+    return facts
+
+
+def _payload(story: Story, reply: Reply | None) -> bytes:
+    content: dict[str, Any] = {}
+    if story.items:
+        content["items"] = [_item_content(item) for item in story.items]
+    elif story.body:
+        content["body_b64"] = base64.b64encode(story.body[:_KEPT_BODY_BYTES]).decode()
+        content["body_bytes"] = len(story.body)
+    if story.fault is not None:
+        content["detail"] = story.fault.text
+        content["errors"] = [[error.pointer, error.detail] for error in story.fault.errors]
+    if reply is not None:
+        content["reply"] = orjson.Fragment(_reply_encoder.encode(reply))
+    return orjson.dumps(content)
+
+
+def _item_content(item: Item) -> dict[str, Any]:
+    content: dict[str, Any] = {"input": orjson.Fragment(item.input)}
+    if item.output:
+        # What the model said is kept even where it was withheld, as text if it is not JSON.
+        try:
+            orjson.loads(item.output)
+            content["output"] = orjson.Fragment(item.output)
+        except orjson.JSONDecodeError:
+            content["output_text"] = item.output.decode("utf-8", "replace")
+    if item.failure:
+        content["detail"] = item.detail
+    return content
+
+
+def _is_final(story: Story) -> bool:
+    """Say whether the same request would end the same way again: only then is its reply kept to be repeated."""
+    if story.ending in ("answered", "degraded"):
+        return True
+    return story.ending == "refused" and bool(story.failure) and not CATALOGUE[story.failure].retryable
+
+
+def internal_error(error: BaseException) -> Fault:
+    """Name an exception that nobody expected. Its text stays out: it may carry the caller's data."""
+    return Fault(
+        "A fault in the server ended the request.",
+        failure="internal_error",
+        hint="The operator finds it in the log by the request's id.",
+    )

@@ -1,0 +1,66 @@
+"""Last step: the only place that shapes what a caller is told. Protocols give it bytes, nothing more."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nightproof.base.failures import CATALOGUE
+from nightproof.base.values import ItemReply, Reply
+from nightproof.pipeline.story import Item, Story
+
+_WITHHELD = {
+    "invalid_output": "The model's answer did not fit the service's schema and was withheld.",
+    "unsafe_output": "A check of the service withheld the model's answer.",
+    "low_confidence": "The model was not sure enough and no fallback was left.",
+    "model_timeout": "The model did not answer in its time.",
+    "model_crash": "The model's process ended while it held this record.",
+    "model_error": "The model, or a check of the service, raised an exception.",
+    "model_out_of_memory": "The model ran out of memory on this record.",
+    "model_unavailable": "No worker of the service is ready.",
+    "deadline_exceeded": "The deadline passed before an answer was ready.",
+    "shutting_down": "The server stopped before an answer was ready.",
+}
+_HINTS = {
+    "deadline_exceeded": "Retry, or allow more time with x-request-timeout-ms.",
+    "model_unavailable": "Retry in a moment; the operator is told.",
+}
+
+
+def reply_of(story: Story) -> Reply:
+    """Turn a finished story into the reply to its caller."""
+    if story.replay is not None:
+        return msgspec.structs.replace(story.replay, replayed=True, stages_us=story.stages_us())
+    reply = Reply(
+        id=story.arrival.id,
+        service=story.service,
+        release=story.release,
+        ending=story.ending,
+        many=story.many,
+        failure=story.failure,
+        stages_us=story.stages_us(),
+    )
+    if story.fault is not None:
+        fault = story.fault
+        reply.status, reply.detail, reply.hint = fault.status, fault.text, fault.hint
+        reply.errors, reply.retry_after_s = list(fault.errors), fault.retry_after_s
+    else:
+        reply.items = [_item_reply(item) for item in story.items]
+        if story.ending in ("refused", "failed"):
+            first = next(item for item in story.items if item.failure == story.failure)
+            reply.detail = _told(first)
+            reply.hint = _HINTS.get(story.failure, "")
+            reply.errors = list(first.errors)
+    if not reply.retry_after_s and reply.failure and CATALOGUE[reply.failure].retryable:
+        reply.retry_after_s = 1.0
+    return reply
+
+
+def _item_reply(item: Item) -> ItemReply:
+    if item.failure:
+        return ItemReply(failure=item.failure, detail=_told(item), errors=list(item.errors))
+    return ItemReply(output=msgspec.Raw(item.output), degraded=item.degraded)
+
+
+def _told(item: Item) -> str:
+    """Say what happened to a record; a worker's own words stay inside, since user code may have written them."""
+    return _WITHHELD.get(item.failure) or CATALOGUE[item.failure].title + "."

@@ -1,0 +1,60 @@
+"""Conduct one request: accept → admit → call → check → record → reply. Straight, and to one ending.
+
+Whatever happens on the way, the request is recorded once and counted once, and its place is given back
+once: also when its caller leaves in the middle, which cancels this coroutine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from nightproof.base.errors import Fault
+from nightproof.base.values import Reply
+from nightproof.pipeline.accept import accept
+from nightproof.pipeline.admit import admit
+from nightproof.pipeline.call import call
+from nightproof.pipeline.check import check
+from nightproof.pipeline.degrade import degrade
+from nightproof.pipeline.house import House
+from nightproof.pipeline.record import internal_error, record, record_abandoned
+from nightproof.pipeline.reply import reply_of
+from nightproof.pipeline.story import Arrival, Story
+from nightproof.watch.log import log_unexpected
+
+
+async def serve(arrival: Arrival, house: House) -> Reply:
+    """Answer one request. Returns a reply in every case but one: a cancelled caller gets none."""
+    story = Story.of(arrival)
+    house.meters.arrived()
+    try:
+        try:
+            await _work(story, house)
+        except Fault as fault:
+            story.end_by(fault)
+        except Exception as error:
+            # The border of law 2: an exception nobody named becomes internal_error, is logged and pages.
+            log_unexpected(error, request_id=arrival.id, service=story.service)
+            story.items = []
+            story.end_by(internal_error(error))
+            story.ending = "failed"
+        await record(story, house)
+    except asyncio.CancelledError:
+        record_abandoned(story, house)
+        raise
+    return reply_of(story)
+
+
+async def _work(story: Story, house: House) -> None:
+    request = await accept(story, house)
+    story.mark("accept")
+    if story.replay is not None:
+        story.ending, story.failure = story.replay.ending, story.replay.failure
+        return
+    with admit(request, story, house):
+        story.mark("admit")
+        await call(request)
+        story.mark("call")
+        check(request)
+        await degrade(request, story)
+        story.end_by_items()
+        story.mark("check")

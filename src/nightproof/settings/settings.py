@@ -1,0 +1,172 @@
+"""All knobs, section by section. Frozen, keyword-only, read once by `load.load`.
+
+Each room takes its own section and nothing else. A knob that no room reads must not be here: a setting
+without effect is worse than none.
+"""
+
+# ruff: noqa: RUF009 (a knob is a dataclass field; a second call would be no other)
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from nightproof.base.errors import SettingError
+from nightproof.settings.knob import knob
+
+KIB = 1_024
+MIB = 1_024 * KIB
+GIB = 1_024 * MIB
+TIB = 1_024 * GIB
+
+LogFormat = Literal["auto", "json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Where the server listens, how it stops, how it logs. These knobs need no section name."""
+
+    host: str = knob("127.0.0.1", None, None, "address to listen on; beyond loopback only with TLS")
+    port: int = knob(8_000, 0, 65_535, "port to listen on; 0 takes any free one")
+    tls_cert: Path | None = knob(None, None, None, "certificate chain, PEM; read again on SIGHUP")
+    tls_key: Path | None = knob(None, None, None, "the certificate's private key, PEM")
+    tls_client_ca: Path | None = knob(None, None, None, "authorities of callers' certificates: mutual TLS")
+    insecure: bool = knob(False, None, None, "allow listening beyond loopback without TLS")
+    public_url: str = knob("", None, None, "address that callers and operators see; makes links right")
+    drain_wait_s: float = knob(0.5, 0, 60, "pause from not ready to no new connections")
+    stop_within_s: float = knob(30.0, 0.1, 600, "longest time for admitted requests to finish at stop")
+    log_format: LogFormat = knob("auto", None, None, "auto: text on a terminal, else JSON")
+    log_level: LogLevel = knob("info", None, None, "least level that is logged")
+    unsafe_fs: bool = knob(False, None, None, "allow a state folder on a network or FUSE file system")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceivingSettings:
+    """How long and how large a request may be while it arrives."""
+
+    first_byte_s: float = knob(5.0, 0.1, 300, "longest wait for the first byte of a new connection")
+    headers_s: float = knob(10.0, 0.1, 300, "longest time for all headers to arrive")
+    body_s: float = knob(30.0, 0.1, 3_600, "longest time for the body to arrive")
+    min_body_bytes_per_s: int = knob(1_024, 0, GIB, "slowest body still read, after 5 s; 0: any")
+    keep_alive_s: float = knob(15.0, 0, 3_600, "longest rest of a connection between two requests")
+    header_bytes: int = knob(8_192, 256, 65_536, "largest single header")
+    headers_bytes: int = knob(32_768, 1_024, MIB, "largest sum of all headers")
+    headers_count: int = knob(64, 4, 1_000, "most headers of one request")
+    request_line_bytes: int = knob(8_192, 256, 65_536, "longest request line")
+    body_bytes: int = knob(MIB, 1_024, GIB, "largest body")
+    connections_total: int = knob(4_096, 1, 100_000, "most open connections; more are closed at once")
+    connections_per_address: int = knob(0, 0, 100_000, "most open connections of one address; 0: no limit")
+    write_stalled_s: float = knob(30.0, 0.1, 3_600, "longest time for a caller to read nothing of its answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitSettings:
+    """How much work may be inside, and how much of it one key may send."""
+
+    max_in_flight: int = knob(10_000, 1, 1_000_000, "requests inside at once; expected wait refuses earlier")
+    queue_bytes: int = knob(64 * MIB, 64 * KIB, 64 * GIB, "largest sum of bodies that wait")
+    wait_share: float = knob(0.5, 0.01, 1, "largest share of its deadline that a request may wait")
+    quota_per_s: float = knob(0.0, 0, 1_000_000, "requests per second of one key; 0 sets no quota")
+    quota_burst: int = knob(10, 1, 1_000_000, "requests that a key may send at once, above its quota")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """How workers are watched and replaced."""
+
+    ping_every_s: float = knob(1.0, 0.05, 60, "pause between two pings of an idle worker")
+    ping_within_s: float = knob(1.0, 0.05, 60, "longest time for a worker to answer a ping")
+    golden_every_s: float = knob(10.0, 0.5, 3_600, "pause between two golden cases through each worker")
+    restarts: int = knob(10, 1, 1_000, "most restarts of a release's workers within restart_window_s")
+    restart_window_s: float = knob(60.0, 1, 3_600, "window of the restart budget")
+    backoff_first_s: float = knob(0.1, 0.01, 60, "pause before the second restart in a row; then it doubles")
+    backoff_most_s: float = knob(10.0, 0.1, 600, "longest pause between restarts")
+    recycle_growth_mb: int = knob(512, 16, 1_048_576, "growth since ready at which a worker is recycled")
+    show_output: bool = knob(False, None, None, "pass on what user code prints")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerSettings:
+    """How records become durable."""
+
+    batch_rows: int = knob(256, 1, 4_096, "most records of one commit")
+    batch_bytes: int = knob(MIB, 4_096, 256 * MIB, "most bytes of one commit")
+    checkpoint_every_s: float = knob(5.0, 0.1, 600, "longest time between two moves of the log into the file")
+    checkpoint_pages: int = knob(1_000, 10, 1_000_000, "pages in the log that bring the next move forward")
+    commit_slow_s: float = knob(2.0, 0.01, 60, "a commit that takes longer is reported as a slow disk")
+    disk_low_bytes: int = knob(64 * MIB, 0, TIB, "free space under which the disk counts as nearly full")
+    summary_every_s: float = knob(10.0, 0.1, 600, "pause between two summary records of refusals")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdempotencySettings:
+    """How long a repeated request gets the recorded answer."""
+
+    keep_h: float = knob(24.0, 0.01, 8_760, "hours that an Idempotency-Key is remembered")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that was set, from defaults, file, environment and flags."""
+
+    state: Path = knob(Path(".nightproof"), None, None, "folder of the ledger, keys, bundles and socket")
+    server: ServerSettings = field(default_factory=ServerSettings)
+    receiving: ReceivingSettings = field(default_factory=ReceivingSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+    ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    idempotency: IdempotencySettings = field(default_factory=IdempotencySettings)
+
+
+SECTIONS: dict[str, type] = {
+    "server": ServerSettings,
+    "receiving": ReceivingSettings,
+    "limits": LimitSettings,
+    "workers": WorkerSettings,
+    "ledger": LedgerSettings,
+    "idempotency": IdempotencySettings,
+}
+"""The sections of `nightproof.toml`, in the order of the docs."""
+
+
+def refuse_contradictions(settings: Settings) -> None:
+    """Raise SettingError where two knobs, each good alone, cannot hold together."""
+    server, receiving, workers = settings.server, settings.receiving, settings.workers
+    if (server.tls_cert is None) != (server.tls_key is None):
+        missing = "tls_key" if server.tls_key is None else "tls_cert"
+        raise SettingError(f"server.{missing} is missing.", hint="TLS needs both tls_cert and tls_key.")
+    if server.tls_client_ca is not None and server.tls_cert is None:
+        raise SettingError("server.tls_client_ca is set without TLS.", hint="Give tls_cert and tls_key too.")
+    if receiving.header_bytes > receiving.headers_bytes:
+        raise SettingError(
+            f"receiving.header_bytes is above headers_bytes ({receiving.headers_bytes}).",
+            hint="One header cannot be larger than all of them; raise headers_bytes.",
+        )
+    if workers.backoff_first_s > workers.backoff_most_s:
+        raise SettingError(
+            f"workers.backoff_first_s is above backoff_most_s ({workers.backoff_most_s:g}).",
+            hint="Raise backoff_most_s.",
+        )
+
+
+def refuse_open_binding(server: ServerSettings) -> None:
+    """Raise SettingError for an address beyond loopback without TLS. Asked by `serve`, not by other verbs."""
+    if server.tls_cert is not None or server.insecure or is_loopback(server.host):
+        return
+    raise SettingError(
+        f"server.host {server.host!r} is reachable from other machines, and keys would travel in the clear.",
+        hint="Give --tls-cert and --tls-key, listen on 127.0.0.1, or take the risk with --insecure.",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address to listen on is this machine only. An unknown name counts as beyond."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,103 @@
+"""What the person on call sees first: each service's rate, p99, endings, workers; and the rooms' state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from nightproof.audit.ledger import LedgerSnapshot
+from nightproof.limits.limiter import LimiterSnapshot
+from nightproof.watch.health import Component
+from nightproof.watch.meters import MetersSnapshot, RecentService
+from nightproof.workers.engine import EngineSnapshot
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One service."""
+
+    name: str
+    release: str
+    standby: str
+    ready: bool
+    workers: dict[str, int]
+    pids: list[int]
+    queued: int
+    restarts: int
+    trouble: str
+    quarantined: int
+    recent: RecentService | None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole server."""
+
+    version: str
+    pid: int
+    up_s: float
+    address: str
+    ready: bool
+    why: list[str]
+    services: list[ServiceStatus]
+    components: list[Component]
+    arrivals: int
+    endings: dict[str, int]
+    failures: dict[str, int]
+    in_flight: int
+    ledger: LedgerSnapshot
+    memory_bytes: int
+    disk_free_bytes: int
+
+
+def service_status(
+    name: str, engine: EngineSnapshot, *, ready: bool, standby: str, quarantined: int, meters: MetersSnapshot
+) -> ServiceStatus:
+    """Gather one service's status from its rooms' snapshots."""
+    return ServiceStatus(
+        name=name,
+        release=engine.release,
+        standby=standby,
+        ready=ready,
+        workers=engine.workers,
+        pids=engine.pids,
+        queued=engine.queued,
+        restarts=engine.restarts,
+        trouble=engine.trouble,
+        quarantined=quarantined,
+        recent=meters.services.get(name),
+    )
+
+
+def status(
+    *,
+    version: str,
+    pid: int,
+    up_s: float,
+    address: str,
+    readiness: tuple[bool, list[str]],
+    services: Sequence[ServiceStatus],
+    components: Sequence[Component],
+    meters: MetersSnapshot,
+    limiter: LimiterSnapshot,
+    ledger: LedgerSnapshot,
+    memory_bytes: int,
+    disk_free_bytes: int,
+) -> Status:
+    """Gather the server's status."""
+    return Status(
+        version=version,
+        pid=pid,
+        up_s=up_s,
+        address=address,
+        ready=readiness[0],
+        why=readiness[1],
+        services=list(services),
+        components=list(components),
+        arrivals=meters.arrivals,
+        endings=meters.endings,
+        failures=meters.failures,
+        in_flight=limiter.in_flight,
+        ledger=ledger,
+        memory_bytes=memory_bytes,
+        disk_free_bytes=disk_free_bytes,
+    )

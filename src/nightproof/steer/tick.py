@@ -1,0 +1,46 @@
+"""What happens by itself, on the server's tick: shared summaries become records, and a lost ledger is tried again."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable, Ledger
+from nightproof.audit.record import make_entry
+from nightproof.base.clock import utc_us
+from nightproof.base.ids import RequestIds
+
+_LINES_PER_ENTRY = 100
+Summaries = Counter[tuple[str, str, str]]
+
+
+async def flush_summaries(summaries: Summaries, ledger: Ledger, ids: RequestIds) -> None:
+    """Write the counted refusals as summary entries; what cannot be written stays counted."""
+    taken = dict(summaries)
+    summaries.clear()
+    lines = [
+        {"failure": failure, "service": service, "whose": whose, "count": count}
+        for (failure, service, whose), count in sorted(taken.items())
+    ]
+    for at in range(0, len(lines), _LINES_PER_ENTRY):
+        part = lines[at : at + _LINES_PER_ENTRY]
+        count = sum(int(str(line["count"])) for line in part)
+        try:
+            await ledger.append(make_entry("summary", ids.draw(), utc_us(), lines=part, count=count))
+        except (AuditUnavailable, AuditOutcomeUnknown):
+            for line in lines[at:]:
+                summaries[str(line["failure"]), str(line["service"]), str(line["whose"])] += int(str(line["count"]))
+            return
+
+
+async def note(ledger: Ledger, ids: RequestIds, kind: str, **named: object) -> None:
+    """Write one entry about the server or an operator's act. Raises AuditUnavailable if it cannot be recorded."""
+    await ledger.append(make_entry(kind, ids.draw(), utc_us(), **named))
+
+
+async def try_again(ledger: Ledger, ids: RequestIds) -> None:
+    """Try a real write on a ledger that could not be written, so that it recovers without traffic."""
+    if not ledger.is_writable and ledger.should_try:
+        try:
+            await note(ledger, ids, "server", event="audit_back")
+        except (AuditUnavailable, AuditOutcomeUnknown):
+            pass  # still not; its state says so, and health shows it

@@ -1,0 +1,389 @@
+"""The worker program: load one service, answer batches, say `Pong`. One thread, one socket.
+
+Started by `workers.process` as `python -m nightproof.workers.child FD PARENT_PID`. It owns its
+process: user code may print, exit, leak or hang here and nowhere else. It dies with the server.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import operator
+import os
+import platform
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from nightproof.base.clock import monotonic_s, utc_now
+from nightproof.base.errors import DeclarationError, FieldError
+from nightproof.base.strictjson import parse
+from nightproof.declare.describe import batch_form, describe, types_of
+from nightproof.declare.folder import GoldenCase, load_service, read_golden
+from nightproof.declare.service import DeclaredCheck, Model, Service
+from nightproof.workers import wire
+from nightproof.workers.wire import Answer
+
+_PR_SET_PDEATHSIG = 1
+_OOM_SCORE = "500"
+_READ_BYTES = 1 << 20
+_TOLERANCE = 1e-6
+_WATCHED_PACKAGES = ("numpy", "pandas", "scikit-learn", "onnxruntime", "mlflow", "mlflow-skinny", "torch", "pydantic")
+
+
+class LoadedService:
+    """The user's service with its model loaded: turns record bytes into answers."""
+
+    def __init__(self, service: Service, folder: Path, *, output_most_bytes: int) -> None:
+        self._service = service
+        given, answer = types_of(service.model)
+        self._form = batch_form(service.model)
+        self._input = TypeAdapter(given)
+        self._output = TypeAdapter(answer)
+        self._output_type = answer
+        self._output_most_bytes = output_most_bytes
+        attributes = list(given.model_fields)
+        self._columns = [_json_name(name, given) for name in attributes]
+        self._output_names = [_json_name(name, answer) for name in answer.model_fields]
+        self._row: Callable[[Any], Any] = operator.attrgetter(*attributes)
+        if len(attributes) == 1:
+            single = self._row
+            self._row = lambda record: (single(record),)
+        self._golden: list[GoldenCase] = read_golden(folder, utc_now())
+        self._folder = folder
+        self._model: Model[Any, Any] = service.model()
+        self._model.load(folder / "artifacts")
+
+    def answer(self, items: Sequence[bytes]) -> tuple[list[Answer], bool]:
+        """Answer each record. The flag asks for each record alone: the batch as a whole went wrong."""
+        answers: list[Answer | None] = [None] * len(items)
+        given: list[BaseModel] = []
+        places: list[int] = []
+        flags: list[list[str]] = []
+        for place, item in enumerate(items):
+            try:
+                record = self._input.validate_json(item, strict=True)
+            except ValidationError as error:
+                answers[place] = Answer(failure="invalid_input", errors=_field_errors(error))
+                continue
+            findings, refused = self._check_input(record)
+            if refused is not None:
+                answers[place] = refused
+                continue
+            given.append(record)
+            places.append(place)
+            flags.append(findings)
+        if given:
+            try:
+                outputs = self._rows_of(self._model.predict(self._batch_of(given)))
+                if len(outputs) != len(given):
+                    raise _WrongAnswer(f"predict was given {len(given)} rows and returned {len(outputs)}")
+            except (Exception, SystemExit) as error:
+                # The model's own exception: whatever it is, it becomes a named answer. If mates are
+                # aboard, each is tried alone, so that only the guilty one fails.
+                if len(given) > 1:
+                    return [], True
+                answers[places[0]] = _failed(error)
+            else:
+                for place, record, output, findings in zip(places, given, outputs, flags, strict=True):
+                    answers[place] = self._answer_of(record, output, findings)
+        return [answer or Answer(failure="internal_error") for answer in answers], False
+
+    def answer_by_rule(self, items: Sequence[bytes], number: int) -> list[Answer]:
+        """Answer each record by the service's fallback of this number."""
+        rule = self._service.fallbacks[number].rule
+        answers = []
+        for item in items:
+            try:
+                if rule is None:
+                    raise _WrongAnswer(f"fallback {number} is no rule")
+                record = self._input.validate_json(item, strict=True)
+                answers.append(self._answer_of(record, rule(record), []))
+            except (Exception, SystemExit) as error:
+                # As above: the user's rule may raise anything.
+                answers.append(_failed(error))
+        return answers
+
+    def trouble_with_golden(self) -> str:
+        """Run the golden cases; return what does not hold, or nothing."""
+        for case in self._golden:
+            answers, alone = self.answer([case.input])
+            if alone or answers[0].failure:
+                answer = answers[0] if answers else Answer(failure="model_error")
+                told = "; ".join(f"{error.pointer or '/'} {error.detail}" for error in answer.errors)
+                return f"golden.jsonl line {case.line}: {answer.failure} {answer.detail} {told}".strip()
+            got = parse(answers[0].output)
+            for name, expected in case.expect.items():
+                if not _same(got.get(name), expected):
+                    return (
+                        f"golden.jsonl line {case.line}: {name} is {got.get(name)!r}, expected {expected!r}"
+                        " (numbers within 1e-6)"
+                    )
+        return ""
+
+    @property
+    def golden_cases(self) -> int:
+        """Count the golden cases."""
+        return len(self._golden)
+
+    def _batch_of(self, given: list[BaseModel]) -> Any:
+        if self._form == "list":
+            return given
+        rows = [self._row(record) for record in given]
+        if self._form == "array":
+            import numpy as np  # workers of other forms need not have it
+
+            return np.array(rows, dtype=np.float64)
+        import pandas as pd
+
+        columns = zip(*rows, strict=True)
+        return pd.DataFrame(dict(zip(self._columns, map(list, columns), strict=True)))
+
+    def _rows_of(self, outputs: Any) -> list[Any]:
+        if hasattr(outputs, "to_dict") and hasattr(outputs, "columns"):
+            return list(outputs.to_dict("records"))
+        if hasattr(outputs, "tolist") and hasattr(outputs, "shape"):
+            rows = outputs.tolist()
+            if len(self._output_names) == 1 and outputs.ndim == 1:
+                rows = [[value] for value in rows]
+            if outputs.ndim == 0:
+                raise _WrongAnswer("predict returned a single number")
+            return [dict(zip(self._output_names, row, strict=True)) for row in rows]
+        if isinstance(outputs, list | tuple):
+            return list(outputs)
+        raise _WrongAnswer(f"predict returned {type(outputs).__name__}, not a list, frame or array")
+
+    def _answer_of(self, record: BaseModel, output: Any, findings: list[str]) -> Answer:
+        try:
+            if not isinstance(output, self._output_type):
+                output = self._output.validate_python(_plain(output))
+            written = self._output.dump_json(output, by_alias=True, warnings=False)
+        except ValidationError as error:
+            return Answer(failure="invalid_output", errors=_field_errors(error))
+        except Exception as error:
+            # A custom serializer of the user's may raise anything.
+            return Answer(failure="invalid_output", detail=f"the output cannot be written: {type(error).__name__}")
+        if len(written) > self._output_most_bytes:
+            return Answer(failure="invalid_output", detail=f"the output has {len(written)} bytes")
+        # Pydantic writes NaN and infinity as null, silently: where there is a null, look at the values.
+        if b"null" in written and not _is_finite(self._output.dump_python(output, warnings=False)):
+            return Answer(failure="invalid_output", detail="the output holds NaN or infinity")
+        return self._check_output(record, output, written, findings)
+
+    def _check_input(self, record: BaseModel) -> tuple[list[str], Answer | None]:
+        findings: list[str] = []
+        for check in self._service.input_checks:
+            found = _ask(check, record)
+            if isinstance(found, Answer):
+                return findings, found
+            if found and check.action == "refuse":
+                return findings, Answer(failure="invalid_input", errors=[FieldError("", found, check.name)])
+            if found:
+                findings.append(check.name)
+        return findings, None
+
+    def _check_output(self, record: BaseModel, output: Any, written: bytes, findings: list[str]) -> Answer:
+        for check in self._service.output_checks:
+            found = _ask(check, record, output)
+            if isinstance(found, Answer):
+                return found
+            if found and check.action == "fall_back":
+                return Answer(failure="unsafe_output", detail=f"{check.name}: {found}")
+            if found:
+                findings.append(check.name)
+        return Answer(output=written, findings=findings)
+
+
+class _WrongAnswer(Exception):
+    """The model answered, but not in a form that can be an answer."""
+
+
+def _json_name(name: str, kind: type[BaseModel]) -> str:
+    field = kind.model_fields[name]
+    for alias in (field.alias, field.validation_alias, field.serialization_alias):
+        if isinstance(alias, str):
+            return alias
+    return name
+
+
+def _ask(check: DeclaredCheck, *values: Any) -> str | Answer | None:
+    """Run a check of the user's. One that raises has not passed: the answer is withheld."""
+    try:
+        return check.function(*values)
+    except (Exception, SystemExit) as error:
+        return Answer(failure="model_error", detail=f"check {check.name} raised {type(error).__name__}")
+
+
+def _failed(error: BaseException) -> Answer:
+    if isinstance(error, MemoryError):
+        return Answer(failure="model_out_of_memory", detail="MemoryError")
+    if isinstance(error, _WrongAnswer):
+        return Answer(failure="invalid_output", detail=str(error))
+    # The text of an exception may carry the caller's data, so only its kind and place leave.
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return Answer(failure="model_error", detail=f"{type(error).__name__}{place}")
+
+
+def _field_errors(error: ValidationError) -> list[FieldError]:
+    return [
+        FieldError("".join(f"/{part}" for part in one["loc"]), _message(one), str(one["type"]))
+        for one in error.errors(include_url=False, include_context=False, include_input=False)[:20]
+    ]
+
+
+def _message(one: Any) -> str:
+    # A user's validator may quote the value in its text; pydantic's own messages do not.
+    if one["type"] in ("value_error", "assertion_error"):
+        return "refused by the service's own rule"
+    return str(one["msg"])
+
+
+def _plain(output: Any) -> Any:
+    """Unwrap numpy scalars, which Pydantic does not take for bool or int."""
+    if isinstance(output, dict):
+        return {key: _plain(value) for key, value in output.items()}
+    if type(output).__module__ == "numpy" and hasattr(output, "item") and getattr(output, "ndim", 1) == 0:
+        return output.item()
+    return output
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_finite, value))
+    return True
+
+
+def _same(got: Any, expected: Any) -> bool:
+    if isinstance(expected, bool) or isinstance(got, bool):
+        return got is expected
+    if isinstance(expected, int | float) and isinstance(got, int | float):
+        return math.isclose(got, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+    if isinstance(expected, dict) and isinstance(got, dict):
+        return all(_same(got.get(name), value) for name, value in expected.items())
+    if isinstance(expected, list) and isinstance(got, list):
+        return len(got) == len(expected) and all(map(_same, got, expected))
+    return bool(got == expected)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _WATCHED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _bind_to_parent(parent_pid: int) -> None:
+    """Die with the server, even when stopped: the kernel sends SIGKILL when the parent's thread ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # the server died before the line above
+        os._exit(1)
+
+
+def _lower_own_standing(memory_mb: int) -> None:
+    """Bound the memory, and let the kernel's memory killer take this process before the server."""
+    limit = memory_mb * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+            score.write(_OOM_SCORE)
+    except OSError:
+        pass  # a container may forbid it; the memory limit above still holds
+
+
+class Worker:
+    """The loop: read a frame, do it, write the answer."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader = wire.FrameReader()
+        self._loaded: LoadedService | None = None
+
+    def run(self) -> None:
+        """Serve frames until the server closes the socket."""
+        while arrived := self._connection.recv(_READ_BYTES):
+            for body in self._reader.feed(arrived):
+                self._do(wire.to_worker.decode(body))
+
+    def _do(self, message: wire.ToWorker) -> None:
+        if isinstance(message, wire.Run):
+            self._send(self._run(message))
+        elif isinstance(message, wire.Ping):
+            trouble = self._service.trouble_with_golden() if message.golden else ""
+            self._send(wire.Pong(message.number, trouble))
+        else:
+            self._load(message)
+
+    @property
+    def _service(self) -> LoadedService:
+        if self._loaded is None:
+            raise RuntimeError("a batch came before the service was loaded")
+        return self._loaded
+
+    def _run(self, message: wire.Run) -> wire.Done:
+        began = monotonic_s()
+        if message.rule >= 0:
+            answers, alone = self._service.answer_by_rule(message.items, message.rule), False
+        else:
+            answers, alone = self._service.answer(message.items)
+        return wire.Done(message.batch, answers, int((monotonic_s() - began) * 1e6), alone)
+
+    def _load(self, message: wire.Load) -> None:
+        folder = Path(message.folder)
+        try:
+            service = load_service(folder)
+            _lower_own_standing(service.memory_mb)
+            self._send(wire.Described(describe(service, folder)))
+            self._loaded = LoadedService(service, folder, output_most_bytes=message.output_most_bytes)
+            trouble = self._loaded.trouble_with_golden()
+        except DeclarationError as error:
+            self._send(wire.LoadFailed("model_unavailable", error.text, error.hint))
+        except MemoryError:
+            self._send(wire.LoadFailed("model_out_of_memory", "load ran out of memory", "raise memory_mb"))
+        except (Exception, SystemExit) as error:
+            # load() is user code and may raise anything; the engineer gets its traceback.
+            text = "".join(traceback.format_exception(error)[-6:]).strip()
+            self._send(wire.LoadFailed("model_unavailable", f"load raised {type(error).__name__}\n{text}"))
+        else:
+            if trouble:
+                self._send(wire.LoadFailed("golden_case_failed", trouble, "mend the model, or the golden case"))
+            else:
+                self._send(wire.Loaded(self._loaded.golden_cases, _versions()))
+
+    def _send(self, message: wire.FromWorker) -> None:
+        self._connection.sendall(wire.frame(message))
+
+
+def main() -> None:
+    """Take over the socket named on the command line and serve it."""
+    descriptor, parent_pid = int(sys.argv[1]), int(sys.argv[2])
+    _bind_to_parent(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)  # what the model prints goes to stderr, which the server shows or drops
+    connection = socket.socket(fileno=descriptor)
+    try:
+        Worker(connection).run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the server is gone
+    # User code may have left threads or exit hooks that never end; nothing here needs them.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

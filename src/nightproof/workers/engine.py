@@ -1,0 +1,130 @@
+"""The seam between a request and whatever runs models.
+
+`pipeline.call` hands `Job`s to an `Engine` and is told of each outcome once. Nothing else in the house
+knows whether the engine is the local pool or a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from nightproof.base.errors import FieldError
+from nightproof.declare.describe import Description
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How one job ended: an output, or the catalogue's name of what went wrong."""
+
+    output: bytes = b""
+    failure: str = ""
+    detail: str = ""
+    errors: Sequence[FieldError] = ()
+    findings: Sequence[str] = ()
+    """What the service's own checks flagged without refusing."""
+
+
+class Job(msgspec.Struct, eq=False):
+    """One record on its way through an engine. Owned by the event loop; mutable until it is done."""
+
+    input: bytes
+    """The record as strict JSON, in UTF-8."""
+    deadline_s: float
+    """On the monotonic clock; a job that is past it is dropped before it costs anything."""
+    waiter: Waiter | None
+    place: int = 0
+    """The record's place in its request."""
+    rule: int = -1
+    """Not the model but the service's fallback rule of this number answers; -1: the model."""
+    queued_s: float = 0.0
+    handed_s: float = 0.0
+    attempts: int = 0
+    alone: bool = False
+    """Must be the only one in its batch: it was in a batch that died."""
+    solo_kills: int = 0
+    last_failure: str = ""
+    batch_size: int = 0
+    predict_us: int = 0
+    worker_pid: int = 0
+
+
+class Waiter:
+    """Collects the outcomes of one request's jobs and wakes its one waiting task, once."""
+
+    __slots__ = ("future", "jobs", "outcomes", "remaining")
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+        self.jobs: list[Job] = []
+        self.outcomes: list[Outcome | None] = []
+        self.remaining = 0
+
+    def add(self, job: Job) -> None:
+        """Wait for this job too."""
+        self.jobs.append(job)
+        self.outcomes.append(None)
+        self.remaining += 1
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        """Take one job's outcome. A late or double outcome is dropped, not raised."""
+        if job.waiter is not self:
+            return
+        job.waiter = None
+        self.outcomes[job.place] = outcome
+        self.remaining -= 1
+        if not self.remaining and not self.future.done():
+            self.future.set_result(None)
+
+    def give_up(self, failure: str) -> None:
+        """End every job that is still out, under its own last failure or the given one."""
+        for job in self.jobs:
+            if job.waiter is self:
+                self.tell(job, Outcome(failure=job.last_failure or failure))
+
+
+class EngineSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine looks like at one moment."""
+
+    service: str
+    release: str
+    workers: dict[str, int]
+    """Number of workers by state: starting, ready, busy, spare."""
+    pids: list[int]
+    queued: int
+    queue_bytes: int
+    running: int
+    restarts: int
+    backing_off: bool
+    trouble: str
+    golden_ok: bool
+
+
+Observer = Callable[..., None]
+"""Told of engine events by name: `observe("restart", reason="model_crash", …)`."""
+
+
+class Engine(Protocol):
+    """Runs one release's model."""
+
+    description: Description
+
+    async def start(self) -> None:
+        """Bring the workers up; return when one is ready. Raises DeclarationError if none can be."""
+
+    async def stop(self) -> None:
+        """End the workers; jobs still out are told `shutting_down`."""
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue the jobs; each job's waiter is told its outcome once. Never waits."""
+
+    def expected_wait_s(self, jobs: int) -> float:
+        """Estimate how long that many new jobs would take to be answered, from now."""
+
+    def is_ready(self) -> bool:
+        """Say whether a worker that passes its golden cases is up."""
+
+    def snapshot(self) -> EngineSnapshot:
+        """Return a frozen picture."""

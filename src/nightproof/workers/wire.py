@@ -1,0 +1,123 @@
+"""Frames between the server and a worker: four bytes of length, then msgpack.
+
+Code and text travel, never pickles. A frame longer than `FRAME_MOST_BYTES` ends the connection.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from nightproof.base.errors import FieldError
+from nightproof.declare.describe import Description
+
+FRAME_MOST_BYTES = 256 * 1024 * 1024
+_LENGTH_BYTES = 4
+
+
+class Load(msgspec.Struct, array_like=True, tag=1):
+    """Load the service from this folder; answer `Loaded` or `LoadFailed`."""
+
+    folder: str
+    output_most_bytes: int
+
+
+class Run(msgspec.Struct, array_like=True, tag=2):
+    """Answer these records; `rule` ≥ 0 asks a fallback rule in place of the model."""
+
+    batch: int
+    items: list[bytes]
+    rule: int = -1
+
+
+class Ping(msgspec.Struct, array_like=True, tag=3):
+    """Say that you live; with `golden`, answer the golden cases again first."""
+
+    number: int
+    golden: bool = False
+
+
+class Described(msgspec.Struct, array_like=True, tag=11):
+    """The service's declaration as data, sent before the model is loaded."""
+
+    description: Description
+
+
+class Loaded(msgspec.Struct, array_like=True, tag=12):
+    """The model is loaded and all golden cases hold."""
+
+    golden_cases: int
+    versions: dict[str, str]
+
+
+class LoadFailed(msgspec.Struct, array_like=True, tag=13):
+    """The release cannot be served; the text is for the engineer."""
+
+    failure: str
+    text: str
+    hint: str = ""
+
+
+class Answer(msgspec.Struct, array_like=True):
+    """One record's answer: an output, or a failure's name with its errors."""
+
+    output: bytes = b""
+    failure: str = ""
+    detail: str = ""
+    errors: list[FieldError] = []
+    findings: list[str] = []
+
+
+class Done(msgspec.Struct, array_like=True, tag=14):
+    """The answers of a batch, in order; `alone` asks that each record be tried by itself."""
+
+    batch: int
+    answers: list[Answer]
+    predict_us: int
+    alone: bool = False
+
+
+class Pong(msgspec.Struct, array_like=True, tag=15):
+    """The worker lives; `trouble` names the golden case that no longer holds."""
+
+    number: int
+    trouble: str = ""
+
+
+ToWorker = Load | Run | Ping
+FromWorker = Described | Loaded | LoadFailed | Done | Pong
+
+_encoder = msgspec.msgpack.Encoder()
+to_worker = msgspec.msgpack.Decoder(ToWorker)
+from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+
+def frame(message: ToWorker | FromWorker) -> bytes:
+    """Encode one message with its length in front."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+
+
+class FrameReader:
+    """Cut a stream of bytes into frames. Feed it what arrives; it returns whole frames."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def feed(self, arrived: bytes) -> list[bytes]:
+        """Return the frames that are whole now. Raises ValueError on a length beyond the limit."""
+        held = self._held
+        held += arrived
+        frames = []
+        at = 0
+        while len(held) - at >= _LENGTH_BYTES:
+            size = int.from_bytes(held[at : at + _LENGTH_BYTES], "big")
+            if size > FRAME_MOST_BYTES:
+                raise ValueError(f"a frame of {size} bytes is beyond {FRAME_MOST_BYTES}")
+            end = at + _LENGTH_BYTES + size
+            if len(held) < end:
+                break
+            frames.append(bytes(memoryview(held)[at + _LENGTH_BYTES : end]))
+            at = end
+        if at:
+            del held[:at]
+        return frames
