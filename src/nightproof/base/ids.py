@@ -24,13 +24,17 @@ class RequestIds:
 
     def draw(self) -> str:
         """Return a new id: time first, so that neighbours in time are neighbours in an index."""
+        return f"{utc_us() // 1_000:011x}-{self.draw_hex(20)}"
+
+    def draw_hex(self, digits: int) -> str:
+        """Return that many hex digits of chance."""
         at = self._at
-        chance = self._chance[at : at + 20]
-        if len(chance) < 20:
+        chance = self._chance[at : at + digits]
+        if len(chance) < digits:
             self._chance = os.urandom(_POOL_BYTES).hex()
-            at, chance = 0, self._chance[:20]
-        self._at = at + 20
-        return f"{utc_us() // 1_000:011x}-{chance}"
+            at, chance = 0, self._chance[:digits]
+        self._at = at + digits
+        return chance
 
 
 def is_request_id(text: str) -> bool:

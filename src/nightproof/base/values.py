@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from nightproof.base.errors import FieldError
+from nightproof.base.roles import Role
 
 Ending = Literal["answered", "degraded", "refused", "failed", "abandoned"]
 
@@ -15,7 +16,7 @@ class Caller(msgspec.Struct, frozen=True):
     """Who sent a request, as the keyring knows it."""
 
     key_id: str
-    role: str
+    role: Role
     services: tuple[str, ...] = ()
     """Services the key is narrowed to; empty means all."""
 

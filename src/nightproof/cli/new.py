@@ -1,12 +1,13 @@
-"""`nightproof new`: from a trained model and a CSV file, or from nothing, write a whole service folder.
+"""`nightproof new`: write a whole service folder, from a trained model and a CSV file, or from nothing.
 
-Promises a folder that serves as it is, or nothing at all: it is built beside its place and moved there when the
-written service has answered its golden cases. Model files are opened in child processes only.
+Promises a folder that serves as it is, or nothing: it is built beside its place, and moved there when the
+written service has answered its golden cases. Opens model files in child processes only.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -147,6 +148,7 @@ def _write_from(folder: Path, model: Path, question: Question, *, timeout_s: flo
             folder=str(staging), inputs=plan.golden, expected=plan.expected, field=plan.answer.field
         )
         proof = ask("prove", claim, Proof, timeout_s=timeout_s)
+        _write(staging / "service.py", service_text(folder.name, plan, proof))
         (staging / "golden.jsonl").write_bytes(b"".join(line + b"\n" for line in proof.lines))
         shutil.rmtree(staging / "__pycache__", ignore_errors=True)
     _tell(folder, question, plan, proof)
@@ -227,8 +229,8 @@ def _tell(folder: Path, question: Question, plan: Plan, proof: Proof) -> None:
     click.echo(
         f"  input   {len(plan.columns)} fields ({kinds}{f'; {nullable} may be null' if nullable else ''})"
     )
-    if plan.left_out:
-        click.echo(f"  unused  {_some(plan.left_out)}")
+    if plan.unused:
+        click.echo(f"  unused  {_some(plan.unused)}")
     click.echo(
         f"  answer  {plan.answer.field}{f', {plan.answer.confidence}' if plan.answer.confidence else ''}"
     )
@@ -252,24 +254,19 @@ def _tell(folder: Path, question: Question, plan: Plan, proof: Proof) -> None:
 
 
 def _tell_personal(folder: Path, question: Question, plan: Plan) -> None:
-    masks = " ".join(f"--mask {_shell(name.strip())}" for name in [*question.mask, *plan.personal])
-    target = f" --target {_shell(question.target)}" if question.target else ""
+    place = shlex.quote(str(folder))
+    masks = " ".join(f"--mask {shlex.quote(name.strip())}" for name in [*question.mask, *plan.personal])
+    target = f" --target {shlex.quote(question.target)}" if question.target else ""
     click.secho(
         f"Warning: {', '.join(name.strip() for name in plan.personal)} may tell who somebody is.",
         fg="yellow",
         err=True,
     )
     click.echo(
-        f"  rm -r {_shell(str(folder))} && nightproof new {_shell(str(folder))} --model {_shell(question.source)}"
-        f" --data {_shell(question.data)}{target} {masks}",
+        f"  rm -r {place} && nightproof new {place} --model {shlex.quote(question.source)}"
+        f" --data {shlex.quote(question.data)}{target} {masks}",
         err=True,
     )
-
-
-def _shell(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
 
 
 def _some(names: Sequence[str], at_most: int = 6) -> str:

@@ -97,10 +97,10 @@ class Admin:
                 failure="unauthenticated",
                 hint="Send `Authorization: Bearer <key>` with a key of role operate or admin.",
             )
-        if not allows(Role(caller.role), action):
+        if not allows(caller.role, action):
             self._runtime.count_shed("forbidden", caller.key_id)
             raise Refusal(
-                f"A key of role {caller.role!r} may not do this.",
+                f"A key of role {caller.role.value!r} may not do this.",
                 failure="forbidden",
                 hint="Ask for a key of role operate or admin.",
             )

@@ -8,7 +8,6 @@ imports user code. Operators' routes are in `gateway/admin.py`, protocols in `na
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -290,8 +289,8 @@ class Gateway:
         return arrival
 
     def _reply_headers(self, reply: Reply, arrival: Arrival) -> Headers:
-        stages = ", ".join([f"{stage};dur={us / 1_000:.3f}" for stage, us in reply.stages_us])
-        trace_id = arrival.trace_id or os.urandom(16).hex()
+        stages = ", ".join(["%s;dur=%.3f" % (stage, us / 1_000) for stage, us in reply.stages_us])  # noqa: UP031 - faster
+        trace_id = arrival.trace_id or self._house.ids.draw_hex(32)
         headers: Headers = [
             (b"x-request-id", reply.id.encode()),
             (b"traceparent", f"00-{trace_id}-{arrival.id[-16:]}-01".encode()),

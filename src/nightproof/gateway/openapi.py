@@ -206,7 +206,7 @@ def _predict(description: Description, release: str) -> Json:
                 "name": "x-request-timeout-ms",
                 "in": "header",
                 "description": "The caller's own deadline; it can only shorten the service's.",
-                "schema": {"type": "number", "exclusiveMinimum": 0},
+                "schema": {"type": "integer", "minimum": 1, "maximum": 10**12 - 1},
             },
             {
                 "name": "Idempotency-Key",

@@ -18,7 +18,7 @@ from nightproof.base import strictjson
 from nightproof.base.clock import utc_now
 from nightproof.base.errors import Fault, FieldError, Refusal
 from nightproof.base.fingerprint import fingerprint_of
-from nightproof.base.roles import Action, Role, allows
+from nightproof.base.roles import Action, allows
 from nightproof.base.values import Caller
 from nightproof.declare.describe import Description
 from nightproof.pipeline.house import House, ServedRelease, ServedService
@@ -96,9 +96,9 @@ def _identify(story: Story, house: House) -> Caller:
 
 def _find_service(story: Story, house: House, caller: Caller) -> ServedService:
     name = story.arrival.service
-    if not allows(Role(caller.role), Action.PREDICT):
+    if not allows(caller.role, Action.PREDICT):
         raise Refusal(
-            f"A key of role {caller.role!r} may not call services.",
+            f"A key of role {caller.role.value!r} may not call services.",
             failure="forbidden",
             hint="Use a key of role predict.",
         )

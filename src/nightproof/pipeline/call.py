@@ -17,7 +17,7 @@ async def call(request: Request) -> None:
     """Have every standing record answered; each item knows its outcome afterwards."""
     items = [item for item in request.items if not item.failure]
     release = request.release
-    if not release.engine.is_ready():
+    if not release.engine.is_ready() and not release.engine.has_hope():
         for item in items:
             item.failure, item.detail = "model_unavailable", "no worker is ready"
         return
@@ -35,13 +35,17 @@ async def ask(
     waiter = Waiter(loop.create_future())
     jobs = release.make_jobs(inputs, deadline_s, waiter, rule=rule)
     release.engine.submit(jobs)
-    timer = loop.call_at(deadline_s, waiter.give_up, "deadline_exceeded")
+    timer = loop.call_at(deadline_s, _give_up, waiter, release)
     try:
         await waiter.future
     finally:
         timer.cancel()
         waiter.give_up("caller_gone")  # frees what a cancelled caller still holds; no effect when all are told
     return jobs, [outcome or Outcome(failure="internal_error") for outcome in waiter.outcomes]
+
+
+def _give_up(waiter: Waiter, release: ServedRelease) -> None:
+    waiter.give_up("deadline_exceeded" if release.engine.is_ready() else "model_unavailable")
 
 
 def take(item: Item, job: Job, outcome: Outcome) -> None:

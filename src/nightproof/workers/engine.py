@@ -126,5 +126,8 @@ class Engine(Protocol):
     def is_ready(self) -> bool:
         """Say whether a worker that passes its golden cases is up."""
 
+    def has_hope(self) -> bool:
+        """Say whether a worker is on its way up, so that waiting for it makes sense."""
+
     def snapshot(self) -> EngineSnapshot:
         """Return a frozen picture."""

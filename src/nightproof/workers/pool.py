@@ -108,6 +108,9 @@ class Pool:
         self._first_in_line: deque[Job] = deque()
         """Retries and rules: they have lost time already, or are the way out."""
         self._queue_bytes = 0
+        self._dispatch_is_due = False
+        self._loaded = 0
+        """Workers that are ready or busy; kept by `_turn`, since every request asks."""
         self._suspects: OrderedDict[bytes, int] = OrderedDict()
         self._awaiting_verdict: list[Job] = []
         self._verdict_of: dict[int, Job] = {}
@@ -181,13 +184,15 @@ class Pool:
             else:
                 self._queue.append(job)
             self._queue_bytes += len(job.input)
-        self._dispatch()
+        if not self._dispatch_is_due:
+            # At the end of this turn of the loop: what arrives in the same turn shares a batch.
+            self._dispatch_is_due = True
+            self._loop.call_soon(self._dispatch)
 
     def expected_wait_s(self, jobs: int) -> float:
         """Estimate when `jobs` new ones would be answered, in seconds from now."""
         queued = len(self._queue) + len(self._first_in_line)
-        loaded = sum(slot.loaded for slot in self._slots.values())
-        workers = min(loaded, self.description.workers_max) if loaded else 0
+        workers = min(self._loaded, self.description.workers_max)
         if not workers:
             return math.inf
         running = [slot.batch for slot in self._slots.values() if slot.batch is not None]
@@ -210,7 +215,11 @@ class Pool:
 
     def is_ready(self) -> bool:
         """Say whether a worker is up that passed its golden cases."""
-        return not self._stopping and any(slot.loaded for slot in self._slots.values())
+        return self._loaded > 0 and not self._stopping
+
+    def has_hope(self) -> bool:
+        """Say whether a worker is loading that may be ready soon: the last ones did not fail to load."""
+        return self._failures_in_a_row < 2 and any(slot.state == "starting" for slot in self._slots.values())
 
     def snapshot(self) -> EngineSnapshot:
         """Return a frozen picture of the pool."""
@@ -253,6 +262,7 @@ class Pool:
     # -- handing out --------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
+        self._dispatch_is_due = False
         if self._stopping:
             return
         while self._first_in_line or self._queue:
@@ -294,13 +304,12 @@ class Pool:
 
     def _next_in_line(self, now: float) -> list[Job]:
         """Take the next retry or rule that may run now; a suspect waits until it cannot take the last worker."""
-        loaded = sum(slot.loaded for slot in self._slots.values())
         for _ in range(len(self._first_in_line)):
             job = self._first_in_line.popleft()
             if self._is_dead(job, now):
                 self._queue_bytes -= len(job.input)
                 continue
-            if job.solo_kills and loaded < 2:
+            if job.solo_kills and self._loaded < 2:
                 self._first_in_line.append(job)
                 continue
             self._queue_bytes -= len(job.input)
@@ -355,7 +364,7 @@ class Pool:
         number = next(self._numbers)
         timer = self._loop.call_later(self.description.predict_timeout_ms / 1_000, self._over_time, slot, number)
         slot.batch = _Batch(number, jobs, now, timer)
-        slot.state = "busy"
+        self._turn(slot, "busy")
         for job in jobs:
             job.handed_s = now
             job.batch_size = len(jobs)
@@ -395,7 +404,7 @@ class Pool:
             return  # a late word of a batch that was given up
         batch.timer.cancel()
         slot.batch = None
-        slot.state = "ready"
+        self._turn(slot, "ready")
         now = monotonic_s()
         self._cost.learn(len(batch.jobs), now - batch.handed_s)
         if done.alone:
@@ -432,7 +441,7 @@ class Pool:
             return
         slot.golden_timer.cancel()
         slot.golden_timer = None
-        slot.state = "ready"
+        self._turn(slot, "ready")
         if pong.trouble:
             self._trouble, self._golden_ok = pong.trouble, False
             self._observe("golden_case_failed", service=self.description.service, release=self.release)
@@ -444,7 +453,7 @@ class Pool:
         self._dispatch()
 
     def _became_ready(self, slot: _Slot) -> None:
-        slot.state = "ready"
+        self._turn(slot, "ready")
         slot.since_s = slot.golden_s = monotonic_s()
         self._trouble, self._golden_ok = "", True
         self._failures_in_a_row = 0
@@ -482,10 +491,15 @@ class Pool:
         slot.golden_timer = None
         self._end(slot, "silent")
 
+    def _turn(self, slot: _Slot, state: decide.State) -> None:
+        """Change a worker's state."""
+        self._loaded += (state in ("ready", "busy")) - slot.loaded
+        slot.state = state
+
     def _end(self, slot: _Slot, reason: str) -> None:
         if slot.state in ("leaving", "gone"):
             return
-        slot.state = "leaving"
+        self._turn(slot, "leaving")
         slot.since_s = monotonic_s()
         slot.end_reason = reason
         if slot.process is not None:
@@ -497,7 +511,7 @@ class Pool:
         killed_by_us = slot.process is not None and slot.process.killed_by_us
         reason = slot.end_reason if killed_by_us else "model_crash"
         was_loading = slot.state == "starting"
-        slot.state = "gone"
+        self._turn(slot, "gone")
         self._slots.pop(slot.number, None)
         for timer in (slot.golden_timer, slot.batch.timer if slot.batch else None):
             if timer is not None:
@@ -588,7 +602,7 @@ class Pool:
     def _ask_golden(self, slot: _Slot) -> None:
         if slot.process is None:
             return
-        slot.state = "busy"
+        self._turn(slot, "busy")
         slot.ping_number = next(self._numbers)
         slot.golden_s = monotonic_s()
         patience_s = max(_GOLDEN_PATIENCE_S, self.description.predict_timeout_ms / 250)
@@ -617,7 +631,7 @@ class Pool:
         if now < self._no_start_before_s:
             return 0
         starting = sum(slot.state == "starting" for slot in self._slots.values())
-        if any(slot.loaded for slot in self._slots.values()) and starting:
+        if self._loaded and starting:
             return 0
         if len(self._deaths_s) < self._settings.restarts:
             self._exhausted = False

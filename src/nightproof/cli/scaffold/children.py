@@ -1,4 +1,4 @@
-"""Ask a child program, and come back in any case: a model that hangs or crashes ends its process, not the command.
+"""Ask a child program, and come back in any case: a model that hangs or crashes ends its own process only.
 
 Called by the command `new`. Promises an answer, or Unfit with what the child's end says.
 """
@@ -43,8 +43,9 @@ def ask(program: str, question: msgspec.Struct, answer: type[Answer], *, timeout
             except subprocess.TimeoutExpired:
                 _end(child)
                 raise Unfit(
-                    f"The model took more than {timeout_s:g} s to load and answer a sample, and was stopped.{_end_of(said_file)}",
-                    hint="Does it wait for something? If it is only slow, give it longer with --timeout SECONDS.",
+                    f"The model was stopped: loading it and answering a sample took over {timeout_s:g} s."
+                    f"{_end_of(said_file)}",
+                    hint="Does it wait for something? If it is only slow, raise --timeout SECONDS.",
                 ) from None
             except BaseException:
                 _end(child)

@@ -1,7 +1,7 @@
 """Infer each column's type, range and categories from the data.
 
-Called by `probe`; needs pandas. Promises types that every row of the data fits. A sample is not the world: what
-is merely usual (range, categories) is kept apart from what is certain (type, gaps), and few rows say nothing.
+Called by `planning`; needs pandas. Promises types that every row of the data fits. What is merely
+usual (range, categories) is kept apart from what is certain (type, gaps); few rows say nothing of either.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ _PERSONAL_VALUES = (
     re.compile(r"([0-9]{1,3}\.){3}[0-9]{1,3}"),  # IPv4
 )
 _PERSONAL_DISTINCT = 20
+_LOOKED_AT = 200
 
 
 def is_text(values: pd.Series[Any]) -> bool:
@@ -78,7 +79,10 @@ def date_pattern(values: pd.Series[Any]) -> str:
 def infer_columns(
     frame: pd.DataFrame, typed: pd.DataFrame, *, wanted: Sequence[str], masked: Iterable[str]
 ) -> list[Column]:
-    """Infer the wanted columns, in that order. `frame` has training's dtypes, `typed` keeps whole numbers whole."""
+    """Infer the wanted columns, in that order.
+
+    `frame` has the dtypes of training, `typed` keeps whole numbers whole beside gaps.
+    """
     hidden = frozenset(masked)
     taken: set[str] = set()
     return [
@@ -182,7 +186,6 @@ def looks_personal(name: str, values: pd.Series[Any]) -> bool:
         return True
     if not is_text(values):
         return False
-    looked_at = filled.astype(str).head(200)
-    return any(
-        looked_at.map(lambda text: bool(rule.fullmatch(text))).mean() > 0.1 for rule in _PERSONAL_VALUES
-    ) and (not date_pattern(filled))
+    looked_at = filled.astype(str).head(_LOOKED_AT).tolist()
+    often = max(sum(1 for text in looked_at if rule.fullmatch(text)) for rule in _PERSONAL_VALUES)
+    return often > 0.1 * len(looked_at) and not date_pattern(filled)

@@ -26,7 +26,7 @@ def is_odd(label: Label) -> bool:
 
 
 def choose_rows(answers: Answers, inputs: pd.DataFrame, *, has_labels: bool) -> list[int]:
-    """Return places of rows whose answers are spread: over all labels, or from the lowest to the highest number."""
+    """Return places of rows with spread answers: over all labels, or from lowest to highest number."""
     numbers = inputs.select_dtypes("number")
     finite = ~numbers.isin([math.inf, -math.inf]).any(axis=1)
     usable = [place for place, label in enumerate(answers.labels) if not is_odd(label) and finite.iloc[place]]

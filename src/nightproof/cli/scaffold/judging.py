@@ -32,7 +32,7 @@ def known_share(known: frozenset[str], inputs: pd.DataFrame) -> float:
 
 
 def agreement(answers: Answers, truth: pd.Series, *, are_labels: bool) -> float:
-    """Return how well the answers tell the target, 0 to 1; labels may be named otherwise than in the target."""
+    """Return how well the answers tell the target, 0 to 1; labels may have other names than in the target."""
     both = _paired(answers, truth)
     if len(both) < _ROWS_AT_LEAST:
         return 0.0

@@ -52,13 +52,13 @@ class MlflowModel:
         if schema.has_input_names():
             return Wants(names=tuple(str(name) for name in schema.input_names()))
         self._takes_array = bool(schema.is_tensor_spec())
-        shape = schema.inputs[0].shape if self._takes_array else ()
+        shape: Sequence[int] = schema.inputs[0].shape if self._takes_array else ()
         return Wants(count=int(shape[1]) if len(shape) == 2 and shape[1] > 0 else None)
 
     def classes(self) -> list[Label]:
-        """The labels seen, where the target has no other: pyfunc does not tell them all."""
+        """The target's values, if the answers are among them: pyfunc itself does not tell."""
         known = set(self._targets)
-        return sorted(known, key=str) if self.is_classifier and len(known) <= _CLASSES_AT_MOST else []
+        return sorted(known, key=str) if self._labels <= known and len(known) <= _CLASSES_AT_MOST else []
 
     def categories(self) -> frozenset[str]:
         return frozenset()

@@ -1,7 +1,7 @@
-"""What a model must tell before a service can be written around it: one interface, one file per family beside it.
+"""What a model must tell before a service can be written around it: the interface of all families.
 
-Called by `probe`, in a child process, since opening a model file may run the code inside it. Raises Unfit with
-what to do; never guesses around a model that takes or gives something a typed record cannot hold.
+Called by `planning`, in a child process, since opening a model file may run the code inside it. Raises Unfit
+with what to do; never guesses around a model that takes or gives something a typed record cannot hold.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def asked(ask: Any, rows: Any) -> Any:
     except Exception as error:  # a model may raise anything; the engineer reads it
         raise Unfit(
             f"The model does not take the data: {type(error).__name__}: {first_lines(error)}",
-            hint="The CSV must be what the model was trained on, before any preprocessing that is not in the model.",
+            hint="Give the CSV that it was trained on, before any preprocessing that is not in the model.",
         ) from error
 
 

@@ -9,7 +9,36 @@ import unicodedata
 from pydantic import BaseModel
 
 _WRITTEN = frozenset(
-    ["Annotated", "Any", "Answer", "Confidence", "ConfigDict", "Field", "GAPS", "Input", "Literal", "Model", "Objective", "Path", "Service", "Usual", "bool", "datetime", "fallback", "float", "int", "joblib", "json", "mlflow", "np", "onnxruntime", "os", "pd", "str", "service"]
+    [
+        "Annotated",
+        "Any",
+        "Answer",
+        "Confidence",
+        "ConfigDict",
+        "Field",
+        "GAPS",
+        "Input",
+        "Literal",
+        "Model",
+        "Objective",
+        "Path",
+        "Service",
+        "Usual",
+        "bool",
+        "datetime",
+        "fallback",
+        "float",
+        "int",
+        "joblib",
+        "json",
+        "mlflow",
+        "np",
+        "onnxruntime",
+        "os",
+        "pd",
+        "str",
+        "service",
+    ]
 )
 """Names that a written service.py uses itself."""
 

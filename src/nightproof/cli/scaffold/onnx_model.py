@@ -123,13 +123,17 @@ class OnnxModel:
                     f"The graph's input {tensor.name} has shape {tensor.shape}, not rows of features.",
                     hint=BY_HAND,
                 )
-            planned.append(OnnxInput(tensor.name, column, _ONNX_TYPES[tensor.type], is_flat=rank == 1))
+            planned.append(
+                OnnxInput(tensor.name, column, tensor.type, _ONNX_TYPES[tensor.type], is_flat=rank == 1)
+            )
         texts = [str(name) for name in frame.columns if is_text(frame[name])]
         if self._is_matrix() and texts and planned[0].dtype != "object":
             raise Unfit(
                 f"The graph takes numbers, and {', '.join(texts[:5])} holds texts.",
-                hint="Put the encoding into the graph (convert the whole Pipeline), or give a CSV of numbers.",
+                hint="Put the encoding into the graph (convert the whole Pipeline), or give numbers.",
             )
+        if len({one.is_flat for one in planned}) > 1:
+            raise Unfit("The graph's inputs are partly flat and partly columns.", hint=BY_HAND)
         return planned
 
     def _run(self, frame: pd.DataFrame) -> Answers:
@@ -159,7 +163,7 @@ class OnnxModel:
     def _best_of(self, scores: Any) -> Answers:
         if scores.ndim != 2 or scores.shape[1] != len(self._targets):
             raise Unfit(
-                f"The graph gives {scores.shape[-1]} scores a row, and the target has {len(self._targets)} values.",
+                f"The graph gives {scores.shape[-1]} scores a row for {len(self._targets)} target values.",
                 hint="Name the target with --target, so that each score gets its label.",
             )
         scores = scores.astype(float)

@@ -43,15 +43,9 @@ class Picker:
         """Say whether this is the target, whatever blanks surround it."""
         return bool(self.target) and name.strip() == self.target
 
-    def left_out(self, there: Sequence[str], taken: Sequence[str]) -> list[str]:
-        """List the columns that are no input, each with the reason."""
-        return [
-            f"{name.strip()} (the target)"
-            if self.is_target(name)
-            else f"{name.strip()} (the model does not use it)"
-            for name in there
-            if name not in taken
-        ]
+    def unused(self, there: Sequence[str], taken: Sequence[str]) -> list[str]:
+        """List the columns that are neither input nor target."""
+        return [name.strip() for name in there if name not in taken and not self.is_target(name)]
 
     def _by_position(self, there: Sequence[str]) -> list[str]:
         usable = [name for name in there if not self.is_target(name)]

@@ -72,7 +72,9 @@ class OnnxInput(msgspec.Struct, frozen=True):
 
     tensor: str
     column: str
-    dtype: Literal["float32", "float64", "int64", "int32", "bool", "object"]
+    tensor_type: str
+    """As the graph calls it: `tensor(float)`."""
+    dtype: str
     is_flat: bool = False
     """Shape [rows] in place of [rows, 1]."""
 
@@ -111,8 +113,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     columns: list[Column]
     answer: AnswerPlan
     data_words: str
-    left_out: list[str]
-    """Columns of the data that are no input, each with the reason."""
+    unused: list[str]
+    """Columns of the data that are neither input nor target."""
     masked: list[str]
     personal: list[str]
     """Columns whose values look personal and are not masked."""
@@ -121,9 +123,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     expected: list[Label]
     """What the model itself answered for them."""
     reference_rows: int
-    one_row_ms: float
-    many_rows_ms: float
-    """Time for 64 rows."""
     modules: list[str]
     """Python files or packages of the user's that the model needs, with their places."""
     notes: list[str]
@@ -167,3 +166,6 @@ class Proof(msgspec.Struct, frozen=True):
 
     lines: list[bytes]
     notes: list[str]
+    one_row_ms: float
+    many_rows_ms: float
+    """Time for a batch of 64."""

@@ -14,7 +14,6 @@ from statistics import median
 
 import pandas as pd
 
-from nightproof.base.clock import monotonic_s
 from nightproof.cli.scaffold import golden, judging
 from nightproof.cli.scaffold.columns import ROWS_FOR_USUAL, infer_columns, looks_personal
 from nightproof.cli.scaffold.model import Answers, OpenModel
@@ -27,8 +26,6 @@ from nightproof.cli.scaffold.table import Table, read_table
 
 _TARGET_VALUES_AT_MOST = 1_000
 _CLASSES_AT_MOST = 20
-_TIMED_CALLS = 5
-_MANY_ROWS = 64
 
 
 def plan_service(question: Question) -> Plan:
@@ -85,7 +82,6 @@ def _plan(
     hidden = [column for column in columns if column.name in masked]
     cases = golden.masked_rows(rows.iloc[chosen], frame, hidden, model.answer)
     expected = model.answer(cases).labels
-    one_row_ms, many_rows_ms = _time(model, rows)
     truth = _truth(frame.loc[rows.index], found.pick)
     return Plan(
         family=model.family(),
@@ -93,14 +89,12 @@ def _plan(
         columns=columns,
         answer=_answer_plan(found, answers, truth),
         data_words=found.table.words,
-        left_out=found.pick.left_out(_names(frame), names),
+        unused=found.pick.unused(_names(frame), names),
         masked=masked,
         personal=[name for name in names if name not in masked and looks_personal(name, frame[name])],
         golden=golden.as_json(cases, columns),
         expected=expected,
         reference_rows=_write_reference(typed[[name for name in names if name not in masked]], question),
-        one_row_ms=one_row_ms,
-        many_rows_ms=many_rows_ms,
         modules=modules,
         notes=[*notes, *_oddities(found, answers)],
         reading_words=found.reading.words,
@@ -124,9 +118,7 @@ def _open(question: Question, target_values: Sequence[Label]) -> tuple[OpenModel
     ]:
         trained = getattr(other[0].message, "original_sklearn_version", "another version")
         here = getattr(other[0].message, "current_sklearn_version", "another")
-        notes.append(
-            f"the model was trained with scikit-learn {trained}, and {here} is installed: its answers may differ"
-        )
+        notes.append(f"trained with scikit-learn {trained}, while {here} is installed: answers may differ")
     return model, sorted(filter(None, (_place_of(name, homes) for name in brought))), notes
 
 
@@ -178,7 +170,7 @@ def _answer_plan(found: _Found, answers: Answers, truth: pd.Series | None) -> An
     field = field_name(found.pick.target or "prediction", taken)
     labels = [label for label in answers.labels if not golden.is_odd(label)]
     if not found.model.is_classifier:
-        return AnswerPlan(field=field, kind="float", typical=float(median(map(float, labels))))
+        return AnswerPlan(field=field, kind="float", typical=float(f"{median(map(float, labels)):.4g}"))
     classes = found.model.classes()
     kind = _kind_of(classes or labels)
     typical = pd.Series(labels, dtype=object).value_counts().index[0]
@@ -214,23 +206,12 @@ def _write_reference(inputs: pd.DataFrame, question: Question) -> int:
     return len(rows)
 
 
-def _time(model: OpenModel, rows: pd.DataFrame) -> tuple[float, float]:
-    """Return the usual milliseconds for one row, and for a full batch."""
-    many = pd.concat([rows] * (_MANY_ROWS // len(rows) + 1)).head(_MANY_ROWS)
-    return _usual_ms(model, rows.head(1)), _usual_ms(model, many)
-
-
-def _usual_ms(model: OpenModel, rows: pd.DataFrame) -> float:
-    taken = []
-    for _ in range(_TIMED_CALLS):
-        began = monotonic_s()
-        model.answer(rows)
-        taken.append((monotonic_s() - began) * 1_000)
-    return round(median(taken), 2)
-
-
 def _oddities(found: _Found, answers: Answers) -> list[str]:
     notes = []
+    if found.pick.wants.names is None:
+        notes.append(
+            "the model knows its columns by position only: their order in the CSV is taken as training's"
+        )
     odd = sum(1 for label in answers.labels if golden.is_odd(label))
     if odd:
         notes.append(

@@ -1,8 +1,8 @@
 """The child program that runs a written service folder once, and takes down its golden cases.
 
-Run as `python -P -m nightproof.cli.scaffold.prove ANSWER_FILE`, the claim on stdin. Answers through the same
-code as a worker. The service must say what the model said by itself; a field that differs from one call to the
-next is left out of the cases.
+Run as `python -P -m nightproof.cli.scaffold.prove ANSWER_FILE`, the claim on stdin. Answers as a worker does.
+The service must say what the model said by itself; a field that differs from one call to the next is left out
+of the cases.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
 
+from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import NightproofError
 from nightproof.base.strictjson import parse
 from nightproof.cli.scaffold.plan import Claim, Failed, Label, Proof, Unfit
@@ -26,6 +28,8 @@ from nightproof.workers.child import LoadedService
 
 _TOLERANCE = 1e-6
 _LOOSE = 1e-4
+_BATCH = 64
+_TIMED_CALLS = 7
 _OUTPUT_MOST_BYTES = 1 << 20
 _MEND = "Please report this, with the CSV's header: service.py was written wrongly."
 
@@ -48,10 +52,24 @@ def prove(claim: Claim) -> Proof:
             case = {"input": msgspec.Raw(given), "expect": steady}
             lines.append(msgspec.json.encode(case))
     notes = [
-        f"{name} differs from one call to the next, so no golden case expects it: is chance at work in the model?"
+        f"{name} differs from one call to the next, so no golden case expects it: is the model random?"
         for name in sorted(unsteady)
     ]
-    return Proof(lines, notes)
+    return Proof(
+        lines,
+        notes,
+        one_row_ms=_usual_ms(loaded, claim.inputs[:1]),
+        many_rows_ms=_usual_ms(loaded, (claim.inputs * _BATCH)[: min(_BATCH, service.max_batch)]),
+    )
+
+
+def _usual_ms(loaded: LoadedService, inputs: Sequence[bytes]) -> float:
+    taken = []
+    for _ in range(_TIMED_CALLS):
+        began = monotonic_s()
+        loaded.answer(inputs)
+        taken.append((monotonic_s() - began) * 1_000)
+    return round(median(taken), 2)
 
 
 def _answers(loaded: LoadedService, inputs: Sequence[bytes]) -> list[dict[str, Any]]:
@@ -73,10 +91,8 @@ def _answers(loaded: LoadedService, inputs: Sequence[bytes]) -> list[dict[str, A
 def _refuse_other_answers(answers: Sequence[dict[str, Any]], claim: Claim) -> None:
     for number, (answer, expected) in enumerate(zip(answers, claim.expected, strict=True), start=1):
         if not _same(answer[claim.field], expected, _LOOSE):
-            raise Unfit(
-                f"For case {number} the model answers {expected!r} by itself, and {answer[claim.field]!r} in the service.",
-                hint=_MEND,
-            )
+            told = f"says {expected!r} by itself and {answer[claim.field]!r} as a service"
+            raise Unfit(f"For golden case {number} the model {told}.", hint=_MEND)
 
 
 def _same(one: Label, other: Label, tolerance: float) -> bool:
@@ -93,7 +109,7 @@ def main() -> None:
         found = msgspec.json.encode(prove(claim))
     except NightproofError as error:
         code, found = 1, msgspec.json.encode(Failed(error.text, error.hint))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # load() is the model's code and may raise anything; the engineer reads the end of it.
         text = "".join(traceback.format_exception(error)[-3:]).strip()
         code, found = 1, msgspec.json.encode(Failed(f"The written service does not load.\n{text}", _MEND))

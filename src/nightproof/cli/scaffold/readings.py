@@ -1,8 +1,8 @@
 """Find out how training read the CSV, so that the model is given what it was trained on.
 
-Blanks after the delimiter, `?` marks, dates and categories can be read in several ways, and a model file does not
-say which. Each way is tried on a sample: the model must answer, know the categories, and agree with the target.
-Called by `probe` only; needs pandas.
+Blanks after the delimiter, `?` marks, dates and categories can be read in several ways, and a model file does
+not say which. Each way is tried on a sample: the model must answer, know the categories, and agree with the
+target. Called by `planning`; needs pandas.
 """
 
 from __future__ import annotations
@@ -141,9 +141,9 @@ def _different(table: Table) -> Iterator[tuple[Reading, pd.DataFrame]]:
             seen.append(frame)
             yield reading, frame
     kept = plain[:2] if len(seen) > 1 else plain[:1]
-    for change in ({"dates": True}, {"categories": True}, {"dates": True, "categories": True}):
+    for dates, categories in ((True, False), (False, True), (True, True)):
         for reading in kept:
-            changed = replace(reading, **change)
+            changed = replace(reading, dates=dates, categories=categories)
             frame = changed.frame(table)
             if not any(frame.dtypes.equals(other.dtypes) and frame.equals(other) for other in seen):
                 seen.append(frame)

@@ -12,15 +12,14 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from nightproof.cli.scaffold.names import class_name, type_name
-from nightproof.cli.scaffold.plan import AnswerPlan, Column, Label, Mlflow, Onnx, Plan, Sklearn
+from nightproof.cli.scaffold.plan import AnswerPlan, Column, Label, Mlflow, Onnx, Plan, Proof, Sklearn
 
 _WIDTH = 88
-_BLOCK_WIDTH = 100
 _HOLDS_NONE = ("object",)
 
 
-def service_text(name: str, plan: Plan) -> str:
-    """Return the text of service.py."""
+def service_text(name: str, plan: Plan, proof: Proof | None = None) -> str:
+    """Return the text of service.py; with a proof, its times set the deadline."""
     types = _types(plan.columns)
     parts = [
         _opening(name, plan),
@@ -30,7 +29,7 @@ def service_text(name: str, plan: Plan) -> str:
         "\n\n" + "\n".join(_answer_lines(plan.answer)),
         "\n\n" + "\n".join(_table_lines(plan)) if any(_table_lines(plan)) else "",
         "\n\n" + "\n".join(_model_lines(name, plan)),
-        "\n\n" + "\n".join(_service_lines(name, plan)),
+        "\n\n" + "\n".join(_service_lines(name, plan, proof)),
     ]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
@@ -41,6 +40,8 @@ def _opening(name: str, plan: Plan) -> str:
         f"The service `{name}`: {count} {'field' if count == 1 else 'fields'} in, `{plan.answer.field}` out."
     )
     review = "Written by `nightproof new`; it is yours now. What deserves a look says `Review`."
+    if plan.reading_words:
+        review += f"\nThe data was read as for training: {plan.reading_words}."
     return f'"""{first}\n\n{review}\n"""\n'
 
 
@@ -51,33 +52,27 @@ def _imports(plan: Plan) -> Iterator[str]:
     if any(column.kind == "datetime" for column in columns):
         yield "from datetime import datetime"
     yield "from pathlib import Path"
-    annotated = any(_marks(column) for column in columns)
-    literal = len(answer.classes) > 0 and answer.kind != "bool"
-    if annotated or literal:
-        yield f"from typing import {', '.join(['Annotated'] * annotated + ['Literal'] * literal)}"
+    typing = ["Annotated"] if any(_marks(column) for column in columns) else []
+    if answer.classes and answer.kind != "bool":
+        typing.append("Literal")
+    if typing:
+        yield f"from typing import {', '.join(typing)}"
     yield ""
     if isinstance(family, Sklearn):
         yield "import joblib"
-    if isinstance(family, Onnx) or "object" in _gaps(plan).values():
+    if "object" in _gaps(plan).values() or (isinstance(family, Onnx) and family.needs_softmax):
         yield "import numpy as np"
     if isinstance(family, Onnx):
         yield "import onnxruntime"
     yield "import pandas as pd"
-    if any(column.name != column.field or column.pattern or column.is_wide for column in columns):
-        yield "from pydantic import BaseModel, Field"
-    else:
-        yield "from pydantic import BaseModel"
-    yield ""
     ours = ["Model", "Objective", "Service", "fallback"]
     if answer.confidence:
         ours.append("Confidence")
     if any(_usual(column) for column in columns):
         ours.append("Usual")
-    yield f"from nightproof import {', '.join(sorted(ours, key=lambda word: (word[0].islower(), word)))}"
-    if isinstance(family, Mlflow):
-        yield ""
-        yield 'os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import below'
-        yield "import mlflow.pyfunc  # noqa: E402"
+    yield f"from nightproof import {', '.join(sorted(ours, key=lambda word: (word.islower(), word)))}"
+    needs_field = any(column.name != column.field or column.pattern or column.is_wide for column in columns)
+    yield f"from pydantic import BaseModel{', Field' if needs_field else ''}"
 
 
 def _types(columns: Sequence[Column]) -> dict[str, str]:
@@ -95,8 +90,8 @@ def _type_lines(columns: Sequence[Column], types: dict[str, str]) -> Iterator[st
         yield from (f"{types[c.field]} = {_type_of(c)}" for c in columns if c.field in types)
         return
     yield ""
-    yield "# What the data had, and a sample is not the world: a value outside is answered and flagged."
-    yield '# Review: to refuse it instead, write Literal["a", "b"] in place of Annotated[str, Usual(…)],'
+    yield "# What the data had. A sample is not the world: what lies outside is answered and flagged."
+    yield '# Review: to refuse it, write Literal["a", "b"] in place of Annotated[str, Usual(…)],'
     yield "# and Field(ge=0, le=9) in place of Usual(ge=0, le=9)."
     if not types:
         return
@@ -108,7 +103,7 @@ def _type_lines(columns: Sequence[Column], types: dict[str, str]) -> Iterator[st
             yield f"{types[column.field]} = {_type_of(column)}"
             continue
         whole = f"{types[column.field]} = {_type_of(column)}"
-        if len(whole) <= _BLOCK_WIDTH:
+        if len(whole) <= _WIDTH:
             yield whole
             continue
         yield f"{types[column.field]} = Annotated[{_plain_type(column)}, Usual(among=["
@@ -121,7 +116,7 @@ def _wrapped(values: Sequence[str]) -> Iterator[str]:
     line = "   "
     for value in values:
         word = f" {_quoted(value)},"
-        if len(line) + len(word) > _BLOCK_WIDTH and line.strip():
+        if len(line) + len(word) > _WIDTH and line.strip():
             yield line
             line = "   "
         line += word
@@ -232,6 +227,9 @@ def _model_lines(name: str, plan: Plan) -> Iterator[str]:
         yield from _onnx_lines(family, plan)
     else:
         yield "    def load(self, artifacts: Path) -> None:"
+        yield '        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")'
+        yield "        import mlflow.pyfunc  # only now, so that it reads the line above"
+        yield ""
         yield f"        self.model = mlflow.pyfunc.load_model(str(artifacts / {_quoted(family.file)}))"
         yield ""
         yield "    def predict(self, batch: pd.DataFrame) -> list[Answer]:"
@@ -338,52 +336,52 @@ def _onnx_lines(family: Onnx, plan: Plan) -> Iterator[str]:
 def _feed_lines(family: Onnx) -> Iterator[str]:
     first = family.inputs[0]
     if not first.column:
-        rows = (
-            'batch.fillna("").to_numpy(object)'
-            if first.dtype == "object"
-            else f'batch.to_numpy("{first.dtype}")'
-        )
+        rows = f'batch.to_numpy("{first.dtype}")'
+        if first.dtype == "object":
+            rows = 'batch.fillna("").to_numpy(object)'
         yield f"        feeds = {{{_quoted(first.tensor)}: {rows}}}"
         return
+    flat = ".ravel()" if first.is_flat else ""
     yield "        feeds = {}"
-    yield "        for tensor, (column, dtype) in INPUTS.items():"
+    yield "        tensors = self.session.get_inputs()  # in the order of Input's fields"
+    yield "        for tensor, column in zip(tensors, batch.columns, strict=True):"
     yield "            values = batch[[column]]"
     if any(one.dtype == "object" for one in family.inputs):
-        yield '            if dtype == "object":'
+        yield '            if tensor.type == "tensor(string)":'
         yield '                values = values.fillna("")'
-    flat = ".ravel()" if first.is_flat else ""
-    yield f"            feeds[tensor] = values.to_numpy(dtype){flat}"
+    yield f"            feeds[tensor.name] = values.to_numpy(DTYPES[tensor.type]){flat}"
 
 
 def _table_lines(plan: Plan) -> Iterator[str]:
     """Write the tables that predict reads: dtypes of gaps, the graph's inputs, its labels."""
     gaps, family = _gaps(plan), plan.family
     if gaps:
-        yield "# A batch whose values are all missing does not show a column's type. In training they were"
+        yield "# Types in training; a batch in which one of these columns is all gaps shows none."
         yield "GAPS = {"
         yield from (f"    {_quoted(c.name)}: {_dtype(c)}," for c in plan.columns if c.name in gaps)
         yield "}"
     if isinstance(family, Onnx) and family.inputs[0].column:
-        yield "# The graph's inputs, each with the column that feeds it."
-        yield "INPUTS = {"
-        yield from (
-            f"    {_quoted(i.tensor)}: ({_quoted(i.column)}, {_quoted(i.dtype)})," for i in family.inputs
-        )
-        yield "}"
+        used = sorted({(one.tensor_type, one.dtype) for one in family.inputs})
+        yield f"DTYPES = {{{', '.join(f'{_quoted(kind)}: {_quoted(dtype)}' for kind, dtype in used)}}}"
     if isinstance(family, Onnx) and not family.labels:
-        yield "# Review: the graph gives one score per label; this order, of the sorted target, is assumed."
+        yield "# Review: the graph gives a score per label; the order of the sorted target is assumed."
         yield "LABELS = ["
         yield from (f"    {_literal(label)}," for label in plan.answer.classes)
         yield "]"
 
 
-def _service_lines(name: str, plan: Plan) -> Iterator[str]:
+def _service_lines(name: str, plan: Plan, proof: Proof | None) -> Iterator[str]:
     answer = plan.answer
-    deadline_ms = deadline_for(plan.many_rows_ms)
+    deadline_ms = deadline_for(proof.many_rows_ms if proof else 0.0)
+    measured = (
+        f"  # a row took {proof.one_row_ms:.3g} ms here, a batch of 64 {proof.many_rows_ms:.3g}"
+        if proof
+        else ""
+    )
     yield "service = Service("
     yield f"    {_quoted(name)},"
     yield f"    model={class_name(name)},"
-    yield f"    deadline_ms={_number(deadline_ms)},  # predict took {plan.one_row_ms:.3g} ms for a row, {plan.many_rows_ms:.3g} ms for 64"
+    yield f"    deadline_ms={_number(deadline_ms)},{measured}"
     if isinstance(plan.family, Onnx) and plan.family.one_by_one:
         yield "    max_batch=1,  # the graph takes exactly one row"
     if answer.confidence:
@@ -392,9 +390,9 @@ def _service_lines(name: str, plan: Plan) -> Iterator[str]:
     yield "    fallbacks=["
     yield "        fallback.previous_release(),"
     if answer.kind == "float" and not answer.confidence:
-        yield "        # Review: the median of the answers. Is it safe to give when the model cannot?"
+        yield "        # Review: the median of the answers. Is it a safe one?"
     else:
-        yield f"        # Review: the most common answer ({answer.typical_share:.0%}). Is it safe to give when the model cannot?"
+        yield f"        # Review: the most common answer ({answer.typical_share:.0%}). Is it the safe one?"
     value = f"{answer.field}={_literal(answer.typical)}"
     if answer.confidence:
         value += f", {answer.confidence}={answer.typical_share}"
@@ -408,7 +406,7 @@ def _service_lines(name: str, plan: Plan) -> Iterator[str]:
     yield f"    objective=Objective(availability=0.999, latency_p99_ms={_number(deadline_ms // 2)}),"
     yield ")"
     yield ""
-    yield "# Review: rules that no answer may break. One that finds something makes a fallback answer."
+    yield "# Review: rules that no answer may break. Where one is broken, a fallback answers."
     yield "# @service.output_check"
     yield "# def name_of_the_rule(given: Input, answer: Answer) -> str | None: ..."
 
@@ -448,12 +446,12 @@ def readme_text(name: str, plan: Plan) -> str:
     if plan.reference_rows:
         copies += f" and `reference.parquet` ({plan.reference_rows:,} rows)"
     masked = (
-        f" Masked: {', '.join(plan.masked)}."
+        f"Masked: {', '.join(plan.masked)}."
         if plan.masked
-        else " `nightproof new --mask COLUMN` leaves a column's values out."
+        else "`nightproof new --mask COLUMN` leaves a column's values out."
     )
     pickle = (
-        "The model file is a pickle: loading it runs the code inside it. Serve only files whose maker you trust."
+        "Loading the model file, a pickle, runs the code inside it: serve only files whose maker you trust."
         if isinstance(plan.family, Sklearn)
         else "Serve only model files whose maker you trust."
     )
@@ -471,7 +469,8 @@ A service of Nightproof, written by `nightproof new` from {plan.model_words.spli
 | `golden.jsonl` | inputs with the model's own answers; each worker must give them before it serves |
 | `reference.parquet` | inputs that drift is measured against |
 
-{copies} copy rows of your data.{masked}
+{copies} copy rows of your data.
+{masked}
 {pickle}
 Data: {plan.data_words}.
 """

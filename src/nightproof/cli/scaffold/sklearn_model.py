@@ -80,24 +80,21 @@ class SklearnModel:
     def _rows(self, frame: pd.DataFrame) -> Any:
         """Give the frame, or its bare numbers where the model was fitted on an array."""
         if self._takes_array is None:
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                try:
-                    self._model.predict(frame)
-                    fits = not any("fitted without feature names" in str(warning.message) for warning in told)
-                except Exception:  # the array may fit; if not, `answer` tells what the model raised
-                    fits = False
-            self._takes_array = not fits and self._takes_arrays_well(frame)
+            if hasattr(self._model, "feature_names_in_") or self._takes(frame):
+                self._takes_array = False
+            elif not any(is_text(frame[name]) for name in frame.columns) and self._takes(frame.to_numpy()):
+                self._takes_array = True
         return frame.to_numpy() if self._takes_array else frame
 
-    def _takes_arrays_well(self, frame: pd.DataFrame) -> bool:
-        if any(is_text(frame[name]) for name in frame.columns):
-            return False
-        try:
-            self._model.predict(frame.to_numpy())
-        except Exception:  # then the frame's own error is the one to tell
-            return False
-        return True
+    def _takes(self, rows: Any) -> bool:
+        """Say whether the model answers without complaint that it was fitted on something else."""
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                self._model.predict(rows)
+            except Exception:  # noqa: BLE001  # any error is a no here; `answer` tells it
+                return False
+        return not any("fitted without feature names" in str(warning.message) for warning in told)
 
     def family(self) -> Sklearn:
         if not self.is_classifier:
@@ -118,7 +115,7 @@ def _load_pickle(path: Path) -> Any:
     except AttributeError as error:
         raise Unfit(
             f"{path.name} needs code that is not here: {first_lines(error)}",
-            hint="Classes and functions of the training script must live in a module beside the model, not in __main__.",
+            hint="Move the training script's classes and functions into a module beside the model.",
         ) from error
     except Exception as error:  # a pickle is a program and may raise anything
         raise Unfit(
@@ -134,7 +131,8 @@ def _refuse_what_is_no_estimator(model: Any, path: Path) -> None:
         found = [str(key) for key, value in model.items() if callable(getattr(value, "predict", None))]
         raise Unfit(
             f"{path.name} holds a dict with {', '.join(map(str, list(model)[:8]))}, not a model.",
-            hint=f"Save the estimator itself, with its preprocessing in one Pipeline{f' (it is under {found[0]!r})' if found else ''}.",
+            hint="Save the estimator itself, with its preprocessing in one Pipeline"
+            + (f" (there is one under {found[0]!r})." if found else "."),
         )
     raise Unfit(
         f"{path.name} holds a {type(model).__name__}, which has no predict.",

@@ -1,6 +1,6 @@
 """Read a CSV file as people have them: any encoding, any delimiter, and say plainly what is wrong with it.
 
-Called by `readings` in the probe. Promises that the text it returns has a header with distinct names and rows
+Called by `planning`. Promises that the text it returns has a header with distinct names and rows
 of equal length. Reads at most `ROWS_AT_MOST` rows; never guesses names for a file without a header.
 """
 
@@ -82,7 +82,7 @@ class Table:
             f"{self.path.name} has no column {wanted!r}.",
             hint=f"Did you mean {' or '.join(map(repr, close))}?"
             if close
-            else f"Its columns are {_some(self.names)}. If these are data, the file lacks a header line: add one.",
+            else f"It has {_some(self.names)}. If these are data, the file lacks a header line: add one.",
         )
 
 
@@ -165,7 +165,7 @@ def _delimiter(lines: Sequence[str]) -> str:
 
 
 def _measure(path: Path, lines: list[str], delimiter: str, rows_at_most: int) -> tuple[list[str], int, int]:
-    """Return the header, the number of rows and of the lines they take. Raises Unfit for a row that is too long."""
+    """Return the header, the number of rows, and of lines they take. Raises Unfit for an overlong row."""
     reader = csv.reader(lines, delimiter=delimiter)
     rows = _filled(reader)
     header = next(rows)
@@ -174,8 +174,8 @@ def _measure(path: Path, lines: list[str], delimiter: str, rows_at_most: int) ->
         for row in rows:
             if len(row) > len(header) and any(cell.strip() for cell in row[len(header) :]):
                 raise Unfit(
-                    f"{path.name}, line {reader.line_num}: {len(row)} cells, where the first line has {len(header)}.",
-                    hint="Put texts that hold the delimiter in double quotes, and leave one header line on top.",
+                    f"{path.name}, line {reader.line_num}: {len(row)} cells under {len(header)} names.",
+                    hint="Put texts that hold the delimiter in double quotes; have one header line on top.",
                 )
             row_count, last_line = row_count + 1, reader.line_num
             if row_count == rows_at_most:

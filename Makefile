@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine: `make serve` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup serve test bench lint soak clean
+
+setup: $(STAMP) examples/credit/artifacts/model.joblib
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sklearn,onnx,mlflow,dev]'
+	touch $@
+
+examples/credit/artifacts/model.joblib: $(STAMP) examples/credit/train.py examples/credit/service.py
+	$(BIN)/python examples/credit/train.py
+
+serve: setup
+	$(BIN)/nightproof serve examples/credit
+
+test: setup
+	$(BIN)/python -m pytest -m 'not soak' $(ARGS)
+
+soak: setup
+	$(BIN)/python -m pytest -m soak --timeout=3600 $(ARGS)
+
+bench: setup
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) .nightproof examples/*/artifacts examples/*/golden.jsonl examples/*/reference.parquet

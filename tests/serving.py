@@ -1,0 +1,183 @@
+"""Start the real server on a service folder, in a process of its own, and speak to it. Used by live tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parent.parent
+SERVICES = Path(__file__).parent / "material" / "services"
+START_WITHIN_S = 60.0
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_nightproof(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "nightproof", *arguments],
+        capture_output=True, text=True, timeout=60, cwd=cwd, env={**os.environ, **(env or {})}, check=False,
+    )  # fmt: skip
+
+
+def make_key(state: Path, role: str = "predict", *more: str) -> str:
+    """Make an API key and return its token."""
+    done = run_nightproof("keys", "create", "--role", role, "--state", str(state), "--json", *more)
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["key"])
+
+
+@dataclass
+class Served:
+    """A running server, with a client that has a predict key."""
+
+    process: subprocess.Popen[bytes]
+    state: Path
+    base_url: str
+    key: str
+    service: str
+    log: Path
+    client: httpx.Client
+    example: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def host(self) -> str:
+        """`address:port`."""
+        return self.base_url.partition("://")[2]
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return int(self.base_url.rpartition(":")[2])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a good request."""
+        return {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
+
+    def predict(self, record: Any, **headers: str) -> httpx.Response:
+        """Ask for a prediction; `x_name` in a keyword is the header `x-name`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.post(f"/services/{self.service}/predict", json=record, headers=named)
+
+    def predict_bytes(self, body: bytes, **headers: str) -> httpx.Response:
+        """Send these very bytes."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.post(
+            f"/services/{self.service}/predict", content=body, headers={"content-type": "application/json", **named}
+        )
+
+    def status(self) -> dict[str, Any]:
+        """Ask `nightproof status --json`'s source, over the control socket."""
+        transport = httpx.HTTPTransport(uds=str(control_socket(self.state)))
+        with httpx.Client(transport=transport, base_url="http://nightproof") as control:
+            told: dict[str, Any] = control.get("/admin/status").json()
+            return told
+
+    def operate(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Use an operator's route over the control socket."""
+        transport = httpx.HTTPTransport(uds=str(control_socket(self.state)))
+        with httpx.Client(transport=transport, base_url="http://nightproof", timeout=30) as control:
+            return control.request(method, path, json=body)
+
+    def metrics(self) -> str:
+        """Return `/metrics`."""
+        return self.client.get("/metrics").text
+
+    def wait_until(self, holds: Any, *, within_s: float = 15.0) -> None:
+        """Wait until `holds()` is true."""
+        wait_until(holds, within_s=within_s)
+
+    def stop(self, number: int = signal.SIGTERM, *, within_s: float = 40.0) -> int:
+        """Send a signal and wait for the end; return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(within_s)
+
+
+def control_socket(state: Path) -> Path:
+    """Return the path of the control socket of a state folder."""
+    from nightproof.storage.statefolder import StateFolder
+
+    return StateFolder.open(state, create=False).socket
+
+
+def wait_until(holds: Any, *, within_s: float = 15.0) -> None:
+    """Wait until `holds()` is true; fail with its name after `within_s`."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {getattr(holds, '__name__', holds)}"
+        time.sleep(0.02)
+
+
+@contextmanager
+def serving(
+    folder: Path | str,
+    state: Path,
+    *flags: str,
+    service: str = "",
+    env: dict[str, str] | None = None,
+    wait: bool = True,
+    scheme: str = "http",
+    client_options: dict[str, Any] | None = None,
+) -> Iterator[Served]:
+    """Serve a folder on a free port until the block ends. The state folder may be used again afterwards."""
+    path = SERVICES / folder if isinstance(folder, str) else folder
+    key = make_key(state)
+    port = free_port()
+    log = state.parent / f"{state.name}.server.log"
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nightproof", "serve", str(path), "--state", str(state), "--port", str(port), *flags],
+            stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})},
+        )  # fmt: skip
+    base_url = f"{scheme}://127.0.0.1:{port}"
+    name = service or path.name
+    golden = path / "golden.jsonl"
+    example = json.loads(golden.read_text().splitlines()[0])["input"] if golden.exists() else {}
+    with httpx.Client(
+        base_url=base_url, headers={"authorization": f"Bearer {key}"}, timeout=30, **(client_options or {})
+    ) as client:
+        served = Served(process, state, base_url, key, name, log, client, example)
+        try:
+            if wait:
+                _wait_ready(served)
+            yield served
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(40)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _wait_ready(served: Served) -> None:
+    deadline = time.monotonic() + START_WITHIN_S
+    while True:
+        assert served.process.poll() is None, f"the server ended:\n{served.log.read_text()}"
+        assert time.monotonic() < deadline, f"not ready:\n{served.log.read_text()}"
+        try:
+            if served.client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
