@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import envelopes, machine
+from benchmarks import envelopes
 from benchmarks.make_model import SERVICES, fill_services
 from benchmarks.systems import (
     SYSTEM_MARK,
@@ -72,6 +72,7 @@ def serve(service: str, results: Path) -> Iterator[Running]:
     try:
         _wait_until_ready(running)
         wait_until_it_answers(running, START_PATIENCE_S)
+        wait_until_whole(running)
         yield running
     finally:
         stop(running)
@@ -95,23 +96,24 @@ def _wait_until_ready(running: Running) -> None:
     raise NotRun(f"nightproof was not ready within {START_PATIENCE_S:.0f} s: {last}")
 
 
+def _service_status(running: Running) -> dict[str, Any]:
+    services = _verb("status", "--json", "--state", str(running.state))["services"]
+    return next(one for one in services if one["name"] == running.name)
+
+
 def worker_pids(running: Running) -> set[int]:
-    """Name the living workers: as `nightproof status` tells, or else the server's direct children."""
-    try:
-        told = _pids_in(_verb("status", "--json", "--state", str(running.state)), inside=False)
-    except (NotRun, subprocess.SubprocessError):
-        told = set()
-    return {pid for pid in told or machine.children(running.pid) if machine.is_alive(pid)}
+    """Name the living workers, warm spares included, as `nightproof status` tells."""
+    return set(_service_status(running)["pids"])
 
 
-def _pids_in(value: Any, inside: bool) -> set[int]:
-    """Collect every `pid` at or below a `workers` entry, however the status nests them."""
-    if isinstance(value, list):
-        return set().union(*(_pids_in(item, inside) for item in value), set())
-    if not isinstance(value, dict):
-        return set()
-    own = {value["pid"]} if inside and isinstance(value.get("pid"), int) else set()
-    return own.union(*(_pids_in(item, inside or key == "workers") for key, item in value.items()), set())
+def wait_until_whole(running: Running) -> None:
+    """Return once no worker is starting: the service answers earlier, but its spares make it whole."""
+    until = time.perf_counter() + START_PATIENCE_S
+    while time.perf_counter() < until:
+        if not _service_status(running)["workers"].get("starting"):
+            return
+        time.sleep(0.2)
+    raise NotRun(f"{running.title}: workers were still starting after {START_PATIENCE_S:.0f} s")
 
 
 def kill_at_once(running: Running) -> None:

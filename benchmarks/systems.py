@@ -77,7 +77,9 @@ class Running:
     envelope: envelopes.Envelope
     mark: str
     token: str = ""
+    launched_s: float = field(default_factory=time.perf_counter)
     ready_s: float = 0.0
+    """From the launch to the first right answer."""
     state: Path | None = None
     """The state folder, where the system is Nightproof."""
 
@@ -255,7 +257,7 @@ def wait_until_it_answers(running: Running, patience_s: float) -> None:
             status, answer = ask(running, body)
             if status == 200:
                 json.loads(answer)
-                running.ready_s = time.perf_counter() - begun
+                running.ready_s = time.perf_counter() - running.launched_s
                 return
             last = f"{status} {answer[:200].decode(errors='replace')}"
         except (OSError, http.client.HTTPException, ValueError) as error:

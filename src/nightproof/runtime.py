@@ -20,13 +20,14 @@ from prometheus_client import Metric
 
 from nightproof import __version__
 from nightproof.audit.ledger import COMMIT_BUCKETS_S, AuditOutcomeUnknown, AuditUnavailable, Ledger
-from nightproof.base.clock import monotonic_s, utc_us
+from nightproof.base.clock import monotonic_s, utc_now, utc_us
 from nightproof.base.errors import DeclarationError, Fault
 from nightproof.base.fingerprint import fingerprint_of
 from nightproof.base.ids import RequestIds
 from nightproof.base.values import Caller, Reply
 from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
+from nightproof.declare.folder import read_golden
 from nightproof.limits.limiter import Limiter
 from nightproof.pipeline.house import House, RecordedReply, ServedRelease, ServedService
 from nightproof.pipeline.last_good import LastGood
@@ -88,7 +89,9 @@ class Runtime:
             settings.ledger,
             on_fence=on_fence,
             on_lost=lambda entries: summaries.update({("audit_unavailable", "", ""): entries}),
-            on_state=lambda now, why: log("ledger", level="info" if now in ("open", "closed") else "error", state=now, why=why),
+            on_state=lambda now, why: log(
+                "ledger", level="info" if now in ("open", "closed") else "error", state=now, why=why
+            ),
         )
         self.house = House(
             settings=settings,
@@ -147,10 +150,16 @@ class Runtime:
         if self._was_unclean:
             log("unclean_stop", level="warning", recovered_seq=ledger.snapshot().last_seq)
             self.house.meters.count_event("unclean_stop")
-            await note(ledger, ids, "recovery", last_seq=ledger.snapshot().last_seq, why="the last run did not end with a stop")
+            await note(
+                ledger,
+                ids,
+                "recovery",
+                last_seq=ledger.snapshot().last_seq,
+                why="the last run did not end with a stop",
+            )
         await note(ledger, ids, "start", version=__version__, pid=os.getpid(), unclean=self._was_unclean)
 
-    def _totals(self) -> dict[str, object]:
+    def _totals(self) -> dict[str, Any]:
         picture = self.house.meters.snapshot()
         return {"arrivals": picture.arrivals, "endings": picture.endings}
 
@@ -168,7 +177,8 @@ class Runtime:
         name = pool.description.service
         if name in self.house.services:
             raise DeclarationError(
-                f"{folder} declares service {name!r}, which another folder declares too.", hint="Give one another name."
+                f"{folder} declares service {name!r}, which another folder declares too.",
+                hint="Give one another name.",
             )
         before = self._registry.live(name)
         self._registry.register(name, label, bundle.digest)
@@ -176,7 +186,14 @@ class Runtime:
         release = self._release(pool, name, label, bundle.digest)
         self.house.services[name] = ServedService(name, release)
         if before is None or before.label != label:
-            await note(self.house.ledger, self.house.ids, "release", service=name, release=label, digest=bundle.digest)
+            await note(
+                self.house.ledger,
+                self.house.ids,
+                "release",
+                service=name,
+                release=label,
+                digest=bundle.digest,
+            )
         previous = self._registry.previous(name)
         if previous is not None and any(way.kind == "previous_release" for way in pool.description.fallbacks):
             task = asyncio.create_task(self._warm_standby(self.house.services[name], previous))
@@ -186,19 +203,27 @@ class Runtime:
     async def _warm_standby(self, served: ServedService, previous: RegisteredRelease) -> None:
         """Load the release before, for `fallback.previous_release()`. It failing leaves the service whole."""
         path = self.state.bundles / previous.digest
-        if not path.is_dir():
+        if not await asyncio.to_thread(path.is_dir):
             log("standby_missing", level="warning", service=served.name, release=previous.label)
             return
         pool = self._pool(path, previous.label, workers=(1, 1), spares=0)
         try:
             await pool.start()
         except DeclarationError as error:
-            log("standby_not_loaded", level="warning", service=served.name, release=previous.label, why=error.text)
+            log(
+                "standby_not_loaded",
+                level="warning",
+                service=served.name,
+                release=previous.label,
+                why=error.text,
+            )
             return
         served.standby = self._release(pool, served.name, previous.label, previous.digest)
         log("standby_ready", service=served.name, release=previous.label)
 
-    def _pool(self, path: Path, label: str, *, workers: tuple[int, int] | None = None, spares: int | None = None) -> Pool:
+    def _pool(
+        self, path: Path, label: str, *, workers: tuple[int, int] | None = None, spares: int | None = None
+    ) -> Pool:
         pool = Pool(
             path,
             release=label,
@@ -231,7 +256,13 @@ class Runtime:
                 fingerprint = fingerprint_of(job.input)
                 served.live.poison.add(fingerprint)
                 self.house.meters.count_event("quarantined", service=served.name, reason="poison_input")
-                log("quarantined", level="error", service=served.name, release=label, fingerprint=fingerprint.hex()[:16])
+                log(
+                    "quarantined",
+                    level="error",
+                    service=served.name,
+                    release=label,
+                    fingerprint=fingerprint.hex()[:16],
+                )
                 try:
                     self.quarantine.hold(
                         service=served.name,
@@ -247,13 +278,15 @@ class Runtime:
         """Read the quarantine again: entries expire, and operators release them."""
         for served in self.house.services.values():
             served.live.poison.clear()
-            served.live.poison |= self.quarantine.active_fingerprints(served.name, served.live.label, utc_us())
+            served.live.poison |= self.quarantine.active_fingerprints(
+                served.name, served.live.label, utc_us()
+            )
 
     def _observe(self, event: str, **named: Any) -> None:
         service, reason = str(named.get("service", "")), str(named.get("reason", named.get("failure", "")))
         self.house.meters.count_event(event, service=service, reason=reason)
         level = "info" if event in ("worker_ready", "scaled") else "warning"
-        log(event, level=level, **{name: value for name, value in named.items()})
+        log(event, level=level, **named)
 
     # -- what the steps ask -------------------------------------------------------------------
 
@@ -287,7 +320,7 @@ class Runtime:
         self.house.meters.count_connection_refused(failure)
         self.count_shed(failure, address)
 
-    async def act(self, who: str, act: str, **named: object) -> None:
+    async def act(self, who: str, act: str, **named: Any) -> None:
         """Record an operator's act, before it takes effect."""
         await note(self.house.ledger, self.house.ids, "operator", who=who, act=act, **named)
 
@@ -327,16 +360,24 @@ class Runtime:
             picture = served.live.engine.snapshot()
             why = picture.trouble or ("no worker is ready" if not served.live.engine.is_ready() else "")
             parts.append(see(f"workers:{name}", ok=served.live.engine.is_ready(), why=why))
-            parts.append(see(f"restarts:{name}", ok=not picture.backing_off, why="restart budget used up", needed=False))
+            parts.append(
+                see(
+                    f"restarts:{name}", ok=not picture.backing_off, why="restart budget used up", needed=False
+                )
+            )
             if served.standby is not None:
                 ready = served.standby.engine.is_ready()
                 parts.append(see(f"standby:{name}", ok=ready, why="" if ready else "not ready", needed=False))
         low = 0 < self._disk_free_bytes < self.settings.ledger.disk_low_bytes
-        parts.append(see("disk", ok=not low, why=f"{self._disk_free_bytes} bytes free" if low else "", needed=False))
+        parts.append(
+            see("disk", ok=not low, why=f"{self._disk_free_bytes} bytes free" if low else "", needed=False)
+        )
         days = self._certificate_days()
         if days is not None:
             near = days < _CERTIFICATE_WARN_DAYS
-            parts.append(see("certificate", ok=not near, why=f"ends in {days:.1f} days" if near else "", needed=False))
+            parts.append(
+                see("certificate", ok=not near, why=f"ends in {days:.1f} days" if near else "", needed=False)
+            )
         return parts
 
     def readiness(self) -> tuple[bool, list[str]]:
@@ -348,7 +389,11 @@ class Runtime:
             why.append("starting")
         if not self.house.ledger.is_writable:
             why.append("the ledger cannot be written")
-        why += [f"no worker of {name} is ready" for name, one in self.house.services.items() if not one.live.engine.is_ready()]
+        why += [
+            f"no worker of {name} is ready"
+            for name, one in self.house.services.items()
+            if not one.live.engine.is_ready()
+        ]
         return not why, why
 
     def status(self) -> steer_status.Status:
@@ -390,9 +435,8 @@ class Runtime:
         served = self.house.services.get(service)
         if served is None:
             return None
-        path = self.state.bundles / served.live.digest / "golden.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return next((orjson.dumps(orjson.loads(line)["input"]).decode() for line in lines if line.strip()), None)
+        cases = read_golden(self.state.bundles / served.live.digest, utc_now())
+        return cases[0].input.decode() if cases else None
 
     def gauges(self) -> Iterable[Metric]:
         """Return the rooms' present values for `/metrics`."""
@@ -401,7 +445,11 @@ class Runtime:
         yield gauge(
             "nightproof_workers",
             "Workers by state.",
-            {(name, state): float(count) for name, one in pictures.items() for state, count in one.workers.items()},
+            {
+                (name, state): float(count)
+                for name, one in pictures.items()
+                for state, count in one.workers.items()
+            },
             ["service", "state"],
         )
         queued = {(name,): float(one.queued) for name, one in pictures.items()}
@@ -419,14 +467,20 @@ class Runtime:
             ["service"],
         )
         yield gauge("nightproof_in_flight", "Requests inside.", {(): float(limiter.in_flight)})
-        yield gauge("nightproof_ready", "Whether new requests should come here.", {(): float(self.readiness()[0])})
+        yield gauge(
+            "nightproof_ready", "Whether new requests should come here.", {(): float(self.readiness()[0])}
+        )
         yield gauge(
             "nightproof_component_ok",
             "Health by component.",
             {(part.name,): float(part.ok) for part in self.health()},
             ["component"],
         )
-        yield gauge("nightproof_audit_writable", "Whether the ledger takes entries.", {(): float(ledger.state == "open")})
+        yield gauge(
+            "nightproof_audit_writable",
+            "Whether the ledger takes entries.",
+            {(): float(ledger.state == "open")},
+        )
         yield gauge("nightproof_audit_entries", "Entries in the ledger.", {(): float(ledger.last_seq + 1)})
         yield histogram_of(
             "nightproof_audit_commit_seconds",
@@ -435,10 +489,22 @@ class Runtime:
             ledger.commit_buckets,
             ledger.commit_sum_s,
         )
-        yield gauge("nightproof_process_resident_memory_bytes", "Memory of the server process.", {(): float(proc.rss_bytes())})
-        yield gauge("nightproof_process_cpu_seconds", "CPU seconds of the server process.", {(): proc.cpu_s()})
-        yield gauge("nightproof_process_open_fds", "Open files of the server process.", {(): float(proc.open_files())})
-        yield gauge("nightproof_disk_free_bytes", "Space left for the state folder.", {(): float(self._disk_free_bytes)})
+        yield gauge(
+            "nightproof_process_resident_memory_bytes",
+            "Memory of the server process.",
+            {(): float(proc.rss_bytes())},
+        )
+        yield gauge(
+            "nightproof_process_cpu_seconds", "CPU seconds of the server process.", {(): proc.cpu_s()}
+        )
+        yield gauge(
+            "nightproof_process_open_fds", "Open files of the server process.", {(): float(proc.open_files())}
+        )
+        yield gauge(
+            "nightproof_disk_free_bytes",
+            "Space left for the state folder.",
+            {(): float(self._disk_free_bytes)},
+        )
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
 
 

@@ -111,7 +111,9 @@ class Ledger:
     async def start(self) -> None:
         """Open the store and start the writer. Raises the store's error if it cannot be opened."""
         opened: asyncio.Future[int] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._write_forever, args=(opened,), name="ledger", daemon=True)
+        self._thread = threading.Thread(
+            target=self._write_forever, args=(opened,), name="ledger", daemon=True
+        )
         self._thread.start()
         self._next_seq = await opened + 1
         self._become("open", "")
@@ -134,7 +136,9 @@ class Ledger:
         """
         future: asyncio.Future[int] = self._loop.create_future()
         if self._state in ("fenced", "closed"):
-            future.set_exception(AuditUnavailable(f"The audit log takes no entries: {self._why}.", hint=_SEE_RUNBOOK))
+            future.set_exception(
+                AuditUnavailable(f"The audit log takes no entries: {self._why}.", hint=_SEE_RUNBOOK)
+            )
             future.exception()  # seen: the caller may have left
             return future
         self._waiting.append((entry, future))
@@ -188,7 +192,11 @@ class Ledger:
         futures: list[asyncio.Future[int]] = []
         size_bytes = 0
         seq = self._next_seq
-        while self._waiting and len(rows) < self._settings.batch_rows and size_bytes < self._settings.batch_bytes:
+        while (
+            self._waiting
+            and len(rows) < self._settings.batch_rows
+            and size_bytes < self._settings.batch_bytes
+        ):
             entry, future = self._waiting.popleft()
             rows.append((seq, entry.id, entry.at_us, entry.kind, entry.idem, entry.leaf, entry.payload))
             futures.append(future)
@@ -256,7 +264,7 @@ class Ledger:
         try:
             store = self._open_store()
             last_seq = store.last_seq()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Whatever keeps the store shut is told to `start`, which refuses to serve.
             self._loop.call_soon_threadsafe(opened.set_exception, error)
             return
@@ -269,9 +277,9 @@ class Ledger:
                 if batch is None:
                     return
                 if batch.rows:
-                    error = self._commit(store, batch)
-                    self._loop.call_soon_threadsafe(self._committed, batch, error)
-                    if error is not None and not isinstance(error, StorageUnavailable):
+                    fault = self._commit(store, batch)
+                    self._loop.call_soon_threadsafe(self._committed, batch, fault)
+                    if fault is not None and not isinstance(fault, StorageUnavailable):
                         return
                     unchecked_rows += len(batch.rows)
                 now = monotonic_s()
@@ -296,7 +304,7 @@ class Ledger:
     def _commit(store: LedgerStore, batch: _Batch) -> Exception | None:
         try:
             store.append(batch.rows)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Every error has a meaning for the waiters; one that is no StorageUnavailable fences.
             return error
         return None

@@ -43,5 +43,7 @@ def make_entry(
     **named: Any,
 ) -> Entry:
     """Build an entry: the leaf from what is named, the content apart."""
-    leaf = orjson.dumps({"v": LEAF_VERSION, "kind": kind, "id": entry_id, "at": at_us, **named}, option=orjson.OPT_SORT_KEYS)
+    leaf = orjson.dumps(
+        {"v": LEAF_VERSION, "kind": kind, "id": entry_id, "at": at_us, **named}, option=orjson.OPT_SORT_KEYS
+    )
     return Entry(entry_id, at_us, kind, leaf, payload, idem)

@@ -25,4 +25,8 @@ def utc_now() -> datetime:
 
 def iso_us(at_us: int) -> str:
     """Write microseconds since 1970 as an ISO 8601 text with the zone `Z`."""
-    return datetime.fromtimestamp(at_us / 1_000_000, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(at_us / 1_000_000, UTC)
+        .isoformat(timespec="microseconds")
+        .replace("+00:00", "Z")
+    )

@@ -1,17 +1,24 @@
-"""Check a record before it costs anything: schema, freshness, and what is usual."""
+"""Check a record before it costs anything: schema, control characters, freshness, and what is usual."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from nightproof.base import schema as json_schema
 from nightproof.base.errors import FieldError
+from nightproof.base.schemashape import copied, subschemas
 from nightproof.declare.describe import Description
 from nightproof.declare.fields import FRESH_WORD, USUAL_WORD
 
 Path = tuple[str, ...]
+
+# NUL and its kin, without tab, line feed and carriage return. JSON has to write each of them as an escape.
+_CONTROL_ESCAPE = re.compile(rb"\\(?:[bf]|u00[01])")
+_NO_CONTROL = r"^[^\x00-\x08\x0B\x0C\x0E-\x1F]*$"
+_SAYS_WHICH_TEXTS = frozenset(("pattern", "enum", "const", "$ref", "anyOf", "oneOf", "allOf"))
 
 
 class InputChecks:
@@ -26,11 +33,25 @@ class InputChecks:
         ]
         usual = _usual_schema(marked_fields(schema, USUAL_WORD))
         self._usual = json_schema.compile(usual) if usual else None
-        self.wide_integers = json_schema.wide_integer_pointers(schema)
+        self._without_control = json_schema.compile(_refusing_control(schema))
+        wide = json_schema.wide_integer_pointers(schema)
+        # A list's records stand one level deeper than the schema says.
+        self.wide_integers = wide | {f"/*{pointer}" for pointer in wide}
+        self.known_names = json_schema.declared_names(schema)
 
     def errors(self, record: Any) -> list[FieldError]:
         """Say what is wrong with a record that does not hold."""
         return self._schema.errors(record)
+
+    def control(self, record: Any, written: bytes) -> list[FieldError]:
+        """Return the texts with control characters that no field declares; `written` is the record's JSON.
+
+        A field with a pattern or a list of options has said which texts it takes, and is left to the schema.
+        """
+        if b"\\" not in written or _CONTROL_ESCAPE.search(written) is None:
+            return []  # nearly every record: one scan of its bytes
+        errors = self._without_control.errors(record)
+        return [FieldError(error.pointer, "holds a control character", "control") for error in errors]
 
     def stale(self, record: Any, now: datetime) -> list[FieldError]:
         """Return the fields declared Fresh whose time is outside its window."""
@@ -87,6 +108,20 @@ def marked_fields(schema: dict[str, Any], word: str) -> list[tuple[Path, Any]]:
 
     visit(schema, (), 0)
     return found
+
+
+def _refusing_control(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy in which every free text, and every free key, must be without control characters."""
+    strict: dict[str, Any] = copied(schema)
+    for part in list(subschemas(strict)):
+        kinds = part.get("type", "string")
+        if not _SAYS_WHICH_TEXTS & part.keys() and "string" in (
+            (kinds,) if isinstance(kinds, str) else kinds
+        ):
+            part["pattern"] = _NO_CONTROL
+        if part.get("additionalProperties", False) is not False and "propertyNames" not in part:
+            part["propertyNames"] = {"pattern": _NO_CONTROL}
+    return strict
 
 
 def _usual_schema(fields: Sequence[tuple[Path, Any]]) -> dict[str, Any]:

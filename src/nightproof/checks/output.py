@@ -33,13 +33,21 @@ class OutputChecks:
         except orjson.JSONDecodeError:
             return Verdict("invalid_output", "the answer is not JSON")
         if not self._holds(value):
-            told = "; ".join(f"{error.pointer or '/'} {error.detail}" for error in self._schema.errors(value)[:3])
+            told = "; ".join(
+                f"{error.pointer or '/'} {error.detail}" for error in self._schema.errors(value)[:3]
+            )
             return Verdict("invalid_output", told)
         if not self._confidence_field:
             return Verdict()
         confidence = value.get(self._confidence_field)
         if not isinstance(confidence, int | float):
-            return Verdict() if self._floor is None else Verdict("low_confidence", "the answer has no confidence")
+            return (
+                Verdict()
+                if self._floor is None
+                else Verdict("low_confidence", "the answer has no confidence")
+            )
         if self._floor is not None and confidence < self._floor:
-            return Verdict("low_confidence", f"confidence is under the floor of {self._floor:g}", float(confidence))
+            return Verdict(
+                "low_confidence", f"confidence is under the floor of {self._floor:g}", float(confidence)
+            )
         return Verdict(confidence=float(confidence))

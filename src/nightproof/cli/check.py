@@ -101,7 +101,7 @@ def _look_closer(description: Description, folder: Path, found: _Findings) -> No
     if description.latency_p99_ms is not None and description.latency_p99_ms > description.deadline_ms:
         found.advice.append(
             {
-                "what": f"latency_p99_ms ({description.latency_p99_ms:g}) is beyond the deadline ({description.deadline_ms}).",
+                "what": f"latency_p99_ms ({description.latency_p99_ms:g}) is beyond deadline_ms ({description.deadline_ms}).",
                 "do": "Promise less than the deadline, or raise deadline_ms.",
             }
         )
@@ -125,8 +125,8 @@ def _print(
         show.trouble(one["what"], one["do"])
     if description is not None and not found.errors:
         show.console.print(
-            f"[bold green]ok[/] {folder} declares service {description.service!r}: loaded in {load_s:.1f} s,"
-            f" {description.golden_cases} golden cases hold"
+            f"[bold green]ok[/] {show.plain(str(folder))} declares service {description.service!r}:"
+            f" loaded in {load_s:.1f} s, {description.golden_cases} golden cases hold"
         )
     for one in found.advice:
         show.console.print("[yellow]advice:[/]", end=" ")

@@ -85,7 +85,7 @@ def _offline(state: Path) -> Iterator[tuple[Keyring, StateFolder]]:
         folder.unlock()
 
 
-def _note(folder: StateFolder, act: str, **named: object) -> None:
+def _note(folder: StateFolder, act: str, **named: Any) -> None:
     """Record the act, as the server would."""
     store = LedgerStore(folder.ledger_db)
     try:

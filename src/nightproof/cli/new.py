@@ -143,13 +143,12 @@ def _write_from(folder: Path, model: Path, question: Question, *, timeout_s: flo
         plan = ask("probe", asked, Plan, timeout_s=timeout_s)
         _copy_modules(plan.modules, staging)
         _write(staging / "service.py", service_text(folder.name, plan))
-        _write(staging / "README.md", readme_text(folder.name, plan))
         claim = Claim(
             folder=str(staging), inputs=plan.golden, expected=plan.expected, field=plan.answer.field
         )
         proof = ask("prove", claim, Proof, timeout_s=timeout_s)
         _write(staging / "service.py", service_text(folder.name, plan, proof))
-        (staging / "golden.jsonl").write_bytes(b"".join(line + b"\n" for line in proof.lines))
+        _write(staging / "README.md", readme_text(folder.name, plan, proof))
         shutil.rmtree(staging / "__pycache__", ignore_errors=True)
     _tell(folder, question, plan, proof)
 
@@ -238,15 +237,16 @@ def _tell(folder: Path, question: Question, plan: Plan, proof: Proof) -> None:
         click.echo(f"  note    {note}")
     for module in plan.modules:
         click.echo(f"  note    the model needs your {Path(module).name}: it was copied beside service.py")
-    copied = f"{len(proof.lines)} into golden.jsonl"
+    copied = f"{proof.golden_cases} into golden.jsonl"
     if plan.reference_rows:
         copied += f", {plan.reference_rows:,} into reference.parquet (drift is measured against them)"
     click.echo(f"\nRows of your data were copied into the folder: {copied}.")
-    click.echo(
-        f"Masked, so not copied: {', '.join(plan.masked)}."
-        if plan.masked
-        else "To keep a column's values out of it, add --mask COLUMN."
-    )
+    if plan.masked:
+        click.echo(
+            f"Masked, so not copied: {', '.join(plan.masked)}. The model file may still remember some."
+        )
+    else:
+        click.echo("To keep a column's values out of it, add --mask COLUMN.")
     if plan.personal:
         _tell_personal(folder, question, plan)
     if isinstance(plan.family, Sklearn):

@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# No emoji codes: `:…:` in what is printed is somebody's JSON.
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 def as_json(value: Any) -> None:
@@ -29,16 +31,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
+        shown.add_row(*(plain(str(cell)) for cell in row))
     console.print(shown)
 
 
 def trouble(text: str, hint: str = "") -> None:
     """Print what went wrong and what to do, on standard error."""
-    errors.print(f"[bold red]error:[/] {_plain(text)}")
+    errors.print(f"[bold red]error:[/] {plain(text)}")
     if hint:
-        errors.print(f"  → {_plain(hint)}")
+        errors.print(f"  → {plain(hint)}")
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
+def plain(text: str) -> str:
+    """Return a text so that it is printed as it is: no markup, and nothing that moves a terminal."""
+    return escape("".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text))

@@ -11,7 +11,8 @@ from nightproof.cli import show
 
 def print_status(told: dict[str, Any]) -> None:
     """Print what the server told of itself."""
-    state = "[bold green]ready[/]" if told["ready"] else f"[bold red]not ready[/] ({'; '.join(told['why'])})"
+    why = show.plain("; ".join(told["why"]))
+    state = "[bold green]ready[/]" if told["ready"] else f"[bold red]not ready[/] ({why})"
     show.console.print(
         f"nightproof {told['version']} at {told['address']}, pid {told['pid']}, up {_span(told['up_s'])}: {state}"
     )
@@ -34,7 +35,7 @@ def print_status(told: dict[str, Any]) -> None:
                 service["queued"],
                 service["restarts"],
                 service["quarantined"],
-            ]  # fmt: skip
+            ]
         )
     show.table(
         "",
@@ -66,7 +67,8 @@ def print_status(told: dict[str, Any]) -> None:
         )
     for part in told["components"]:
         if not part["ok"]:
-            show.console.print(f"[red]✗[/] {part['name']}: {part['why'] or 'not ok'} since {part['since']}")
+            told_of_part = f"{part['name']}: {part['why'] or 'not ok'} since {part['since']}"
+            show.console.print(f"[red]✗[/] {show.plain(told_of_part)}")
 
 
 def watch_status(ask: Callable[[], dict[str, Any]]) -> None:

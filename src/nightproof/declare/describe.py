@@ -64,7 +64,7 @@ def types_of(model: type[Model[Any, Any]]) -> tuple[type[BaseModel], type[BaseMo
                     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
                         raise DeclarationError(
                             f"{model.__name__}: the {word} type {kind!r} is not a Pydantic model.",
-                            hint="Declare class MyModel(nightproof.Model[MyInput, MyOutput]) with pydantic.BaseModel types.",
+                            hint="Declare class MyModel(nightproof.Model[MyInput, MyOutput]) of pydantic.BaseModel types.",
                         )
                 return given, answer
     raise DeclarationError(
@@ -133,7 +133,8 @@ def _schema_of(kind: type[BaseModel], *, mode: Literal["validation", "serializat
     except Exception as error:
         # Pydantic raises several types here; whichever it is, the engineer reads it.
         raise DeclarationError(
-            f"{kind.__name__} has no JSON Schema: {error}.", hint="Use types that JSON can carry, or add WithJsonSchema."
+            f"{kind.__name__} has no JSON Schema: {error}.",
+            hint="Use types that JSON can carry, or add WithJsonSchema.",
         ) from error
     return close_objects(schema)
 
@@ -142,7 +143,8 @@ def _confidence_field(service: Service, schema: dict[str, Any]) -> str:
     marked = [name for name, field in schema.get("properties", {}).items() if field.get(CONFIDENCE_WORD)]
     if len(marked) > 1:
         raise DeclarationError(
-            f"Service {service.name!r}: the fields {', '.join(marked)} are all Confidence.", hint="Mark exactly one."
+            f"Service {service.name!r}: the fields {', '.join(marked)} are all Confidence.",
+            hint="Mark exactly one.",
         )
     if service.confidence_floor is not None and not marked:
         raise DeclarationError(
@@ -192,7 +194,9 @@ def describe(service: Service, folder: Path) -> Description:
         spares=service.spares,
         memory_mb=service.memory_mb,
         load_timeout_s=service.load_timeout_s,
-        golden_cases=sum(1 for line in golden.read_bytes().splitlines() if line.strip()) if golden.exists() else 0,
+        golden_cases=sum(1 for line in golden.read_bytes().splitlines() if line.strip())
+        if golden.exists()
+        else 0,
         input_checks=[check.name for check in service.input_checks],
         output_checks=[check.name for check in service.output_checks],
     )

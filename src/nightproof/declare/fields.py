@@ -38,7 +38,10 @@ class Fresh:
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         schema = handler(core)
-        schema[FRESH_WORD] = {"max_age_s": self.max_age.total_seconds(), "ahead_s": self.ahead.total_seconds()}
+        schema[FRESH_WORD] = {
+            "max_age_s": self.max_age.total_seconds(),
+            "ahead_s": self.ahead.total_seconds(),
+        }
         return schema
 
 

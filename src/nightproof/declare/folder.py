@@ -40,7 +40,8 @@ def load_service(folder: Path) -> Service:
         raise DeclarationError(f"{folder} is not a folder.", hint="Make one with `nightproof new NAME`.")
     if not path.is_file():
         raise DeclarationError(
-            f"{folder} has no service.py.", hint="Make a folder with `nightproof new NAME`, or name another one."
+            f"{folder} has no service.py.",
+            hint="Make a folder with `nightproof new NAME`, or name another one.",
         )
     sys.path.insert(0, str(folder))
     spec = importlib.util.spec_from_file_location("service", path)
@@ -88,9 +89,12 @@ def read_golden(folder: Path, now: datetime) -> list[GoldenCase]:
             case = strictjson.parse(line)
         except strictjson.JsonRefused as error:
             raise DeclarationError(f"{where}: {error}.", hint="Each line is one JSON object.") from error
-        if not (isinstance(case, dict) and set(case) == {"input", "expect"} and isinstance(case["expect"], dict)):
+        if not (
+            isinstance(case, dict) and set(case) == {"input", "expect"} and isinstance(case["expect"], dict)
+        ):
             raise DeclarationError(
-                f"{where} is not a golden case.", hint='A line is {"input": {…}, "expect": {"field": value, …}}.'
+                f"{where} is not a golden case.",
+                hint='A line is {"input": {…}, "expect": {"field": value, …}}.',
             )
         written = msgspec.json.encode(_write_times(case["input"], now, where))
         cases.append(GoldenCase(number, written, case["expect"]))
@@ -112,6 +116,8 @@ def _offset(text: str, where: str) -> timedelta:
         return timedelta(0)
     match = _NOW.fullmatch(text)
     if match is None:
-        raise DeclarationError(f'{where}: "$now" is {text!r}.', hint="Write an offset like -1d, -2h, +30m, -5s or 0.")
+        raise DeclarationError(
+            f'{where}: "$now" is {text!r}.', hint="Write an offset like -1d, -2h, +30m, -5s or 0."
+        )
     seconds = int(match[2]) * _UNIT_S[match[3]]
     return timedelta(seconds=-seconds if match[1] == "-" else seconds)

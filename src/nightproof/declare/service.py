@@ -55,7 +55,9 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.availability < 1.0:
-            raise ValueError(f"availability is a share from 0.5 to below 1, for example 0.999; not {self.availability}.")
+            raise ValueError(
+                f"availability is a share from 0.5 to below 1, for example 0.999; not {self.availability}."
+            )
         if self.latency_p99_ms is not None and self.latency_p99_ms <= 0:
             raise ValueError("latency_p99_ms must be positive.")
 
@@ -98,7 +100,9 @@ class Service:
         self.name = name
         self.model = model
         self.deadline_ms = deadline_ms
-        self.predict_timeout_ms = predict_timeout_ms if predict_timeout_ms is not None else max(1, deadline_ms // 2)
+        self.predict_timeout_ms = (
+            predict_timeout_ms if predict_timeout_ms is not None else max(1, deadline_ms // 2)
+        )
         self.confidence_floor = confidence_floor
         self.fallbacks = tuple(fallbacks)
         self.objective = objective or Objective()
@@ -117,7 +121,8 @@ class Service:
         def between(word: str, value: Any, low: float, high: float) -> None:
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise DeclarationError(
-                    f"Service {self.name!r}: {word} is {value!r}.", hint=f"Give a number from {low:g} to {high:g}."
+                    f"Service {self.name!r}: {word} is {value!r}.",
+                    hint=f"Give a number from {low:g} to {high:g}.",
                 )
 
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -142,7 +147,8 @@ class Service:
             between("confidence_floor", self.confidence_floor, 0, 1)
         if not (isinstance(self.workers, tuple) and len(self.workers) == 2):
             raise DeclarationError(
-                f"Service {self.name!r}: workers is {self.workers!r}.", hint="Give (min, max), for example (1, 4)."
+                f"Service {self.name!r}: workers is {self.workers!r}.",
+                hint="Give (min, max), for example (1, 4).",
             )
         between("workers[0]", self.workers[0], 1, 64)
         between("workers[1]", self.workers[1], self.workers[0], 64)
@@ -160,14 +166,16 @@ class Service:
     def input_check(self, *, action: InputAction = "refuse") -> Callable[[InputCheck], InputCheck]: ...
 
     def input_check(
-        self, function: InputCheck | None = None, /, *, action: InputAction = "refuse"
+        self, function: InputCheck | None = None, *, action: InputAction = "refuse"
     ) -> InputCheck | Callable[[InputCheck], InputCheck]:
         """Add a check of the input: return None, or a text that says what is wrong (without its values).
 
         `action="refuse"` answers 422 `invalid_input`; `"flag"` answers normally and records the finding.
         """
         if action not in ("refuse", "flag"):
-            raise DeclarationError(f"input_check(action={action!r}) is unknown.", hint="Use 'refuse' or 'flag'.")
+            raise DeclarationError(
+                f"input_check(action={action!r}) is unknown.", hint="Use 'refuse' or 'flag'."
+            )
 
         def add(check: InputCheck) -> InputCheck:
             self.input_checks.append(DeclaredCheck(check.__name__, check, action))
@@ -182,7 +190,7 @@ class Service:
     def output_check(self, *, action: OutputAction = "fall_back") -> Callable[[OutputCheck], OutputCheck]: ...
 
     def output_check(
-        self, function: OutputCheck | None = None, /, *, action: OutputAction = "fall_back"
+        self, function: OutputCheck | None = None, *, action: OutputAction = "fall_back"
     ) -> OutputCheck | Callable[[OutputCheck], OutputCheck]:
         """Add a check of the answer, given input and answer: return None, or a text that says what is wrong.
 
@@ -190,7 +198,9 @@ class Service:
         lets it out and records the finding.
         """
         if action not in ("fall_back", "flag"):
-            raise DeclarationError(f"output_check(action={action!r}) is unknown.", hint="Use 'fall_back' or 'flag'.")
+            raise DeclarationError(
+                f"output_check(action={action!r}) is unknown.", hint="Use 'fall_back' or 'flag'."
+            )
 
         def add(check: OutputCheck) -> OutputCheck:
             self.output_checks.append(DeclaredCheck(check.__name__, check, action))

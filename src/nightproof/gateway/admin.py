@@ -91,14 +91,14 @@ class Admin:
         token = call.token()
         caller = None if token is None else self._runtime.house.find_caller(token)
         if caller is None:
-            self._runtime.count_shed("unauthenticated", call.client)
+            self._runtime.connection_refused("unauthenticated", call.client)
             raise Refusal(
                 "This route needs an API key.",
                 failure="unauthenticated",
                 hint="Send `Authorization: Bearer <key>` with a key of role operate or admin.",
             )
         if not allows(caller.role, action):
-            self._runtime.count_shed("forbidden", caller.key_id)
+            self._runtime.connection_refused("forbidden", caller.key_id)
             raise Refusal(
                 f"A key of role {caller.role.value!r} may not do this.",
                 failure="forbidden",
@@ -146,14 +146,20 @@ class Admin:
         expires_in = None if asked.expires_days is None else timedelta(days=asked.expires_days)
         try:
             made = keys.create(
-                self._runtime.keyring, role=role, name=asked.name, services=asked.services, expires_in=expires_in
+                self._runtime.keyring,
+                role=role,
+                name=asked.name,
+                services=asked.services,
+                expires_in=expires_in,
             )
         except (NightproofError, ValueError, OverflowError) as error:
             raise Refusal(f"The key cannot be made: {error}", failure="invalid_input") from error
         try:
             await self._runtime.act(who, "keys.create", key=made.id, role=asked.role, services=asked.services)
         except NightproofError:
-            keys.revoke(self._runtime.keyring, made.id, now_us=utc_us())  # a key without its record must not live
+            keys.revoke(
+                self._runtime.keyring, made.id, now_us=utc_us()
+            )  # a key without its record must not live
             raise
         return made
 

@@ -35,17 +35,17 @@ Response = tuple[int, bytes, Headers]
 _JSON_TYPES = (b"application/json", b"text/json")
 _JSON_HEADER: Headers = [(b"content-type", b"application/json")]
 _TEXT_HEADER: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 _TIMEOUT = re.compile(rb"[0-9]{1,12}(\.[0-9]{1,6})?")
 _OIP_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))?/?")
 _NO_STORE = (b"cache-control", b"no-store")
+_NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _PAGE_POLICY: Headers = [
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
         b"connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
-    (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
 
@@ -53,11 +53,12 @@ _PAGE_POLICY: Headers = [
 class Call:
     """One HTTP request as the routes see it."""
 
-    __slots__ = ("body_bytes_announced", "headers", "receive", "repeated", "scope")
+    __slots__ = ("body", "headers", "receive", "repeated", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
+        self.body = b""
         self.headers: dict[bytes, bytes] = {}
         self.repeated: set[bytes] = set()
         for name, value in scope["headers"]:
@@ -88,10 +89,10 @@ class Call:
         if message["type"] == "http.disconnect":
             raise asyncio.CancelledError
         if not message.get("more_body"):
-            body: bytes = message.get("body", b"")
-            if len(body) > most_bytes:
+            self.body = message.get("body", b"")
+            if len(self.body) > most_bytes:
                 raise _oversized(most_bytes)
-            return body
+            return self.body
         parts = [message.get("body", b"")]
         size_bytes = len(parts[0])
         while message.get("more_body"):
@@ -102,7 +103,8 @@ class Call:
             size_bytes += len(parts[-1])
             if size_bytes > most_bytes:
                 raise _oversized(most_bytes)
-        return b"".join(parts)
+        self.body = b"".join(parts)
+        return self.body
 
 
 def _oversized(most_bytes: int) -> Refusal:
@@ -121,6 +123,8 @@ class Gateway:
         self._house = runtime.house
         self._public_url = runtime.settings.server.public_url.rstrip("/")
         self._admin = Admin(runtime, is_local=is_local)
+        self._specs: dict[int, tuple[list[oip.TensorSpec], list[oip.TensorSpec]]] = {}
+        """By the identity of a description, which lives as long as its release."""
         self._gets: dict[str, Callable[[Call], Response]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -149,10 +153,12 @@ class Gateway:
         try:
             response = await self._other(call, path)
         except Fault as fault:
-            response = self._problem(fault)
+            response = self._oip_error(fault) if path.startswith("/v2") else self._problem(fault)
+            response[2].extend(_allow(fault))
         except asyncio.CancelledError:
             return
-        await _send(send, *response, head_only=scope["method"] == "HEAD")
+        status, body, headers = response
+        await _send(send, status, body, [*headers, _NO_SNIFF], head_only=scope["method"] == "HEAD")
 
     # -- service routes -----------------------------------------------------------------------
 
@@ -169,7 +175,7 @@ class Gateway:
             return
         served_s = monotonic_s()
         status, body, headers = native.encode(reply, public_url=self._public_url)
-        await _send(send, status, body, headers + self._reply_headers(reply, arrival))
+        await _send(send, status, body, headers + self._reply_headers(reply, arrival) + _allow(arrival.fault))
         self._house.meters.count_stage("reply", monotonic_s() - served_s)
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
@@ -181,14 +187,17 @@ class Gateway:
         kept: list[oip.Inference] = []
 
         def decode(body: bytes, description: Description) -> Decoded:
+            inputs, outputs = self._tensors(description)
             inference = oip.decode(
                 body,
                 header_length=oip.header_length_of(call.headers.get(oip.HEADER_LENGTH.lower().encode())),
-                schema=description.input_schema,
-                output_schema=description.output_schema,
+                schema=inputs,
+                output_schema=outputs,
                 max_items=description.max_items,
             )
             kept.append(inference)
+            if inference.timeout_ms is not None:
+                arrival.timeout_ms = min(arrival.timeout_ms or inference.timeout_ms, inference.timeout_ms)
             return Decoded(
                 inference.records, [orjson.dumps(record) for record in inference.records], many=True
             )
@@ -208,8 +217,10 @@ class Gateway:
         reply = await self._serve(arrival, scope)
         if reply is None:
             return
+        if reply.replayed and reply.ending in ("answered", "degraded") and served is not None:
+            decode(call.body, served.live.engine.description)  # how this caller wants its outputs
         status, body, headers = self._oip_response(reply, kept)
-        await _send(send, status, body, headers + self._reply_headers(reply, arrival))
+        await _send(send, status, body, headers + self._reply_headers(reply, arrival) + _allow(arrival.fault))
 
     def _oip_response(self, reply: Reply, kept: list[oip.Inference]) -> Response:
         if reply.ending in ("answered", "degraded") and all(item.output is not None for item in reply.items):
@@ -239,13 +250,32 @@ class Gateway:
         failure = reply.failure or (failed.failure if failed else "internal_error")
         place = next((number for number, item in enumerate(reply.items) if item.failure), 0)
         status = reply.status or CATALOGUE[failure].statuses[0]
+        detail = reply.detail or (failed.detail if failed else "")
         errors = reply.errors or (failed.errors if failed else [])
-        told = "; ".join(f"{error.pointer} {error.detail}".strip() for error in errors[:5])
-        text = f"{failure}: {reply.detail or (failed.detail if failed else '')}"
+        told = "; ".join(
+            f"{error.pointer} {error.detail}".strip() for error in errors[:5] if error.detail != detail
+        )
+        text = f"{failure}: {detail}"
         text = f"{text} (record {place})" if failed and len(reply.items) > 1 else text
-        text = f"{text} {told}" if told else text
+        text = " ".join(part for part in (text, told, reply.hint) if part)
         headers = [*_JSON_HEADER, (b"nightproof-failure", failure.encode())]
         return status, oip.error_body(text.strip()), headers + problems.retry_headers(reply, status)
+
+    def _oip_error(self, fault: Fault) -> Response:
+        status = fault.status or CATALOGUE[fault.failure].statuses[0]
+        return (
+            status,
+            oip.error_body(f"{fault.failure}: {fault.text} {fault.hint}".strip()),
+            list(_JSON_HEADER),
+        )
+
+    def _tensors(self, description: Description) -> tuple[list[oip.TensorSpec], list[oip.TensorSpec]]:
+        """Return a release's tensors, worked out once."""
+        kept = self._specs.get(id(description))
+        if kept is None:
+            kept = oip.tensors_of(description.input_schema), oip.tensors_of(description.output_schema)
+            self._specs[id(description)] = kept
+        return kept
 
     async def _serve(self, arrival: Arrival, scope: Scope) -> Reply | None:
         """Run the pipeline; None when the caller has left, which cancels it."""
@@ -282,17 +312,19 @@ class Gateway:
         if (value := headers.get(b"idempotency-key")) is not None:
             # A structured-field string comes in quotes (the IETF draft); most clients send it bare.
             arrival.idempotency_key = value.decode("latin-1").strip().strip('"') or " "
+            if b"idempotency-key" in call.repeated:
+                arrival.idempotency_key = " "  # two keys are no key: refused like one that cannot be
         if (value := headers.get(b"traceparent")) is not None:
             match = _TRACEPARENT.fullmatch(value.decode("latin-1"))
-            if match and match[1].strip("0") and match[2].strip("0"):
-                arrival.trace_id = match[1]
+            if match and match[2].strip("0") and match[3].strip("0") and (match[1] != "00" or not match[4]):
+                arrival.trace_id = match[2]
         return arrival
 
     def _reply_headers(self, reply: Reply, arrival: Arrival) -> Headers:
         stages = ", ".join(["%s;dur=%.3f" % (stage, us / 1_000) for stage, us in reply.stages_us])  # noqa: UP031 - faster
         trace_id = arrival.trace_id or self._house.ids.draw_hex(32)
         headers: Headers = [
-            (b"x-request-id", reply.id.encode()),
+            (b"x-request-id", arrival.id.encode()),
             (b"traceparent", f"00-{trace_id}-{arrival.id[-16:]}-01".encode()),
             (b"server-timing", stages.encode()),
             _NO_STORE,
@@ -323,12 +355,7 @@ class Gateway:
         if match := _OIP_PATH.fullmatch(path):
             _need_get(method)
             return self._oip_model(match[1], match[2], ready=match[3] == "ready")
-        self._house.meters.arrived()
-        self._house.meters.count_story(
-            service="", release="", ending="refused", failure="unknown_service",
-            duration_s=0.0, stages=(), began_s=0.0, items=(),
-        )  # fmt: skip
-        self._runtime.count_shed("unknown_service", call.client)
+        self._runtime.connection_refused("unknown_service", call.client)
         raise Refusal(
             "Nothing is served under this path.",
             failure="unknown_service",
@@ -350,7 +377,11 @@ class Gateway:
         return (
             status,
             body,
-            [(b"content-type", problems.PROBLEM_TYPE), *problems.retry_headers(reply, status)],
+            [
+                (b"content-type", problems.PROBLEM_TYPE),
+                (b"x-request-id", reply.id.encode()),
+                *problems.retry_headers(reply, status),
+            ],
         )
 
     def _livez(self, _: Call) -> Response:
@@ -442,15 +473,27 @@ def _need_get(method: str) -> None:
         raise _wrong_method(method, "GET")
 
 
+class _WrongMethod(Refusal):
+    """The path is right, the method is not."""
+
+    code = "malformed_request"
+    allow = "GET"
+
+
+def _allow(fault: Fault | None) -> Headers:
+    """Return the Allow header that RFC 9110 asks of a 405."""
+    return [(b"allow", fault.allow.encode())] if isinstance(fault, _WrongMethod) else []
+
+
 def _wrong_method(method: str, right: str) -> Refusal:
     known = (
         method
         if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
         else "This method"
     )
-    return Refusal(
-        f"{known} is not for this path.", failure="malformed_request", status=405, hint=f"Use {right}."
-    )
+    refusal = _WrongMethod(f"{known} is not for this path.", status=405, hint=f"Use {right}.")
+    refusal.allow = "GET, HEAD" if right == "GET" else right
+    return refusal
 
 
 def _compressed() -> Refusal:

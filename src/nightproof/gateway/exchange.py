@@ -174,10 +174,10 @@ class Exchange:
         if self._arrival is not None:
             self._arrival.set()
 
-    def leave(self, failure: str | None) -> None:
-        """Tell the application that nobody waits for its answer any more."""
+    def leave(self, failure: str | None) -> bool:
+        """Tell the application that nobody waits for its answer any more; return whether it took note."""
         if self.response_complete or self._is_disconnected:
-            return
+            return False
         self._is_disconnected = True
         self._chunks.clear()
         self.wake()
@@ -185,8 +185,10 @@ class Exchange:
         departure.is_gone = True
         departure.failure = failure
         callback, departure.callback = departure.callback, None
-        if callback is not None:
-            callback()
+        if callback is None:
+            return False
+        callback()
+        return True
 
     # -- what the application calls -----------------------------------------------------------------
 

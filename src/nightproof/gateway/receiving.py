@@ -24,8 +24,8 @@ models, and the protocol never reads the clock: it notes *what* it waits for, th
 awaiting it: `scope["extensions"]["nightproof.disconnect"]` is a `Departure`. The application sets its
 `callback`; it is called at most once, from the event loop, when the connection ends or is refused
 before the answer is complete. After a complete answer it is never called. Where this level refused the
-request itself (a body that dripped or lost its framing), `failure` names why, the caller has its
-answer, and `on_refused` has counted it: the application only cleans up.
+request itself (a body that dripped or lost its framing), `failure` names why and the caller has its
+answer. Where a callback was set, the application counts that ending, and `on_refused` is not called.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from typing import Any, Final, Literal
 
 import httptools
 import orjson
-from uvicorn._types import ASGI3Application, HTTPScope
+from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -165,7 +165,7 @@ class _NothingMore(Exception):
     """Stops the parser where the connection's last request has ended."""
 
 
-def receiving_config(app: ASGI3Application) -> Config:
+def receiving_config(app: Any) -> Config:
     """Configure uvicorn's protocol: no WebSocket, no proxy headers, no log of its own, no lifespan."""
     config = Config(
         app,
@@ -595,7 +595,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         received_half = self._newest if self._stage == "body" else None
         self._is_deaf = True
         self._unfed = _NO_BYTES
-        self._on_refused(problem.failure, self._address)
+        is_taken = False
         if received_half is None or received_half.response_complete:
             is_answered = received_half is not None
         else:
@@ -604,7 +604,9 @@ class ReceivingProtocol(HttpToolsProtocol):
                 self._active = None
             else:
                 self._queue.remove(received_half)
-            received_half.leave(problem.failure)
+            is_taken = received_half.leave(problem.failure)
+        if not is_taken:
+            self._on_refused(problem.failure, self._address)
         if is_answered:
             # The answer is out, or begun and cannot be completed: only the close is left to say.
             self.transport.close()

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -41,6 +42,7 @@ _BACKLOG = 2_048
 _GC_THRESHOLDS = (20_000, 20, 50)
 """Requests make next to no cycles, so the collector's default of a walk each 700 objects was 14 % of the CPU."""
 _HANDSHAKE_S = 5.0
+_GOODBYE_S = 2.0
 _CONNECTIONS_END_WITHIN_S = 5.0
 
 OnReady = Callable[["Server"], Awaitable[None]]
@@ -67,6 +69,9 @@ class Server:
         self._state = state
         self._receiving = ReceivingState()
         self._sweeper = Sweeper(self._receiving)
+        self._control_receiving = ReceivingState()
+        """The control socket's own: a flood at the front door must not lock the operator out."""
+        self._control_sweeper = Sweeper(self._control_receiving)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -86,6 +91,7 @@ class Server:
         public = await self._serve_tcp()
         control = await self._serve_control()
         self._sweeper.start()
+        self._control_sweeper.start()
         date_task = loop.create_task(self._keep_date())
         starting = loop.create_task(self.runtime.start())
         stopping = loop.create_task(self._stop_asked.wait())
@@ -131,6 +137,7 @@ class Server:
             backlog=_BACKLOG,
             ssl=self._certificate.context if self._certificate else None,
             ssl_handshake_timeout=_HANDSHAKE_S if self._certificate else None,
+            ssl_shutdown_timeout=_GOODBYE_S if self._certificate else None,
         )
 
     async def _serve_control(self) -> asyncio.Server:
@@ -141,7 +148,11 @@ class Server:
         try:
             return await asyncio.get_running_loop().create_unix_server(
                 lambda: ReceivingProtocol(
-                    config, self._receiving, {}, limits=ReceivingLimits(), on_refused=lambda failure, address: None
+                    config,
+                    self._control_receiving,
+                    {},
+                    limits=ReceivingLimits(),
+                    on_refused=lambda failure, address: None,
                 ),
                 path=str(path),
             )
@@ -154,7 +165,9 @@ class Server:
         self.runtime.house.draining = True
         if graceful and self.exit_code == 0:
             log("draining")
-            await asyncio.wait([asyncio.ensure_future(self._hurry.wait())], timeout=self._settings.server.drain_wait_s)
+            await asyncio.wait(
+                [asyncio.ensure_future(self._hurry.wait())], timeout=self._settings.server.drain_wait_s
+            )
         public.close()
         shutdown_connections(self._receiving)
         if not starting.done():
@@ -163,10 +176,12 @@ class Server:
         await self.runtime.stop()
         deadline_s = monotonic_s() + _CONNECTIONS_END_WITHIN_S
         shutdown_connections(self._receiving)
+        shutdown_connections(self._control_receiving)
         while self._receiving.connections and monotonic_s() < deadline_s and not self._hurry.is_set():
             await asyncio.sleep(0.02)
         control.close()
         self._sweeper.stop()
+        self._control_sweeper.stop()
 
     def _asked_to_stop(self) -> None:
         if self._stop_asked.is_set():
@@ -193,10 +208,17 @@ class Server:
             log("certificate_reloaded", days_left=round(self._certificate.days_left(), 1))
             self._note("certificate.reload", outcome="loaded")
 
-    def _note(self, act: str, **named: object) -> None:
+    def _note(self, act: str, **named: Any) -> None:
         async def write() -> None:
             try:
-                await note(self.runtime.house.ledger, self.runtime.house.ids, "operator", who="signal", act=act, **named)
+                await note(
+                    self.runtime.house.ledger,
+                    self.runtime.house.ids,
+                    "operator",
+                    who="signal",
+                    act=act,
+                    **named,
+                )
             except NightproofError as error:
                 log("act_not_recorded", level="error", act=act, why=error.text)
 
@@ -207,7 +229,9 @@ class Server:
     async def _keep_date(self) -> None:
         """Write the date header once a second, for all answers."""
         while True:
-            self._receiving.default_headers[:] = [(b"date", formatdate(usegmt=True).encode()), (b"server", b"nightproof")]
+            headers = [(b"date", formatdate(usegmt=True).encode()), (b"server", b"nightproof")]
+            self._receiving.default_headers[:] = headers
+            self._control_receiving.default_headers[:] = headers
             await asyncio.sleep(1.0)
 
 

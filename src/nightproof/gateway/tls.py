@@ -14,25 +14,31 @@ from nightproof.settings.settings import ServerSettings
 
 
 class Certificate:
-    """A live TLS context whose pair can be exchanged. A bad pair never reaches it."""
+    """The server's pair and the authorities of its callers, exchanged while serving.
+
+    The listener keeps `context` for good; each handshake moves on to the newest one, so that a reload
+    changes the pair and the authorities together, and a bad one is never touched.
+    """
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
-        self.context = _context(settings)
+        self.context = self._newest = _context(settings)
+        self.context.sni_callback = self._take_newest
         self.not_after = _not_after(_path(settings.tls_cert))
 
     def reload(self) -> None:
-        """Read the pair again. Raises SettingError and keeps the old one if the new one does not hold.
-
-        The pair is tried in a scratch context first: a mismatched key loaded into the live one would
-        leave it unable to complete any handshake.
-        """
-        _context(self._settings)
+        """Read all files again. Raises SettingError and keeps the old ones if the new ones do not hold."""
+        newest = _context(self._settings)
         not_after = _not_after(_path(self._settings.tls_cert))
         if not_after <= utc_now():
-            raise SettingError(f"The certificate {self._settings.tls_cert} has expired.", hint="Renew it first.")
-        self.context.load_cert_chain(_path(self._settings.tls_cert), _path(self._settings.tls_key))
-        self.not_after = not_after
+            raise SettingError(
+                f"The certificate {self._settings.tls_cert} has expired.", hint="Renew it first."
+            )
+        self._newest, self.not_after = newest, not_after
+
+    def _take_newest(self, handshake: ssl.SSLObject, name: str | None, listeners: ssl.SSLContext) -> None:
+        """Let a handshake use the newest context; OpenSSL asks here also when a caller names no host."""
+        handshake.context = self._newest
 
     def days_left(self) -> float:
         """Return the days until the certificate ends; negative when it has."""
@@ -50,14 +56,16 @@ def _context(settings: ServerSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(_path(settings.tls_cert), _path(settings.tls_key))
+        # Without a password of ours, an encrypted key would be asked for on the terminal, and all would wait.
+        context.load_cert_chain(_path(settings.tls_cert), _path(settings.tls_key), password="")
         if settings.tls_client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(settings.tls_client_ca)
+            context.num_tickets = 0  # a resumed session would not show its certificate again
     except (ssl.SSLError, OSError) as error:
         raise SettingError(
             f"The TLS files cannot be used: {getattr(error, 'reason', None) or error}.",
-            hint="Check that tls_cert and tls_key are a pair of PEM files, and that tls_client_ca is PEM.",
+            hint="tls_cert and tls_key must be a pair of PEM files, the key not encrypted, and tls_client_ca PEM.",
         ) from error
     return context
 

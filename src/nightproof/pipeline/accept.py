@@ -20,7 +20,7 @@ from nightproof.base.errors import Fault, FieldError, Refusal
 from nightproof.base.fingerprint import fingerprint_of
 from nightproof.base.roles import Action, allows
 from nightproof.base.values import Caller
-from nightproof.declare.describe import Description
+from nightproof.checks.input import InputChecks
 from nightproof.pipeline.house import House, ServedRelease, ServedService
 from nightproof.pipeline.story import Decoded, Item, Story
 
@@ -69,9 +69,14 @@ async def accept(story: Story, house: House) -> Request:
         if story.replay is not None:
             return Request(served, release, caller, [], story.deadline_s, len(body))
     decoded = await _decode(body, story, release)
+    if arrival.decode is not None:
+        story.deadline_s = _deadline_s(story, served)  # the protocol's body may carry a deadline of its own
     story.many = decoded.many
     story.items = [Item(place, record, findings=[]) for place, record in enumerate(decoded.inputs)]
-    _check_records(story, decoded, release)
+    if strictjson.is_large(body):
+        await asyncio.to_thread(_check_records, story, decoded, release)
+    else:
+        _check_records(story, decoded, release)
     return Request(served, release, caller, story.items, story.deadline_s, len(body))
 
 
@@ -143,9 +148,9 @@ async def _decode(body: bytes, story: Story, release: ServedRelease) -> Decoded:
     try:
         if decode is None:
             if strictjson.is_large(body):
-                decoded = await asyncio.to_thread(decode_native, body, description, release.input_checks.wide_integers)
+                decoded = await asyncio.to_thread(decode_native, body, release.input_checks)
             else:
-                decoded = decode_native(body, description, release.input_checks.wide_integers)
+                decoded = decode_native(body, release.input_checks)
         elif strictjson.is_large(body):
             decoded = await asyncio.to_thread(decode, body, description)
         else:
@@ -167,12 +172,9 @@ async def _decode(body: bytes, story: Story, release: ServedRelease) -> Decoded:
     return decoded
 
 
-def decode_native(body: bytes, description: Description, wide: frozenset[str] = frozenset()) -> Decoded:
+def decode_native(body: bytes, checks: InputChecks) -> Decoded:
     """Read a native body: one record, or a list of records. Raises JsonRefused or Refusal."""
-    if wide:
-        # A list's records stand one level deeper than the schema says.
-        wide = wide | {f"/*{pointer}" for pointer in wide}
-    value = strictjson.parse(body, wide_pointers=wide) if wide else strictjson.parse(body)
+    value = strictjson.parse(body, wide_pointers=checks.wide_integers, known_names=checks.known_names)
     if isinstance(value, list):
         if not value:
             raise Refusal(
@@ -190,6 +192,8 @@ def _check_records(story: Story, decoded: Decoded, release: ServedRelease) -> No
     for item, value in zip(story.items, decoded.values, strict=True):
         if not checks.holds(value):
             item.failure, item.errors = "invalid_input", checks.errors(value)
+        elif control := checks.control(value, item.input):
+            item.failure, item.errors = "invalid_input", control
         elif now is not None and (stale := checks.stale(value, now)):
             item.failure, item.errors = "stale_input", stale
         elif release.poison and fingerprint_of(item.input) in release.poison:
@@ -205,13 +209,6 @@ def _check_records(story: Story, decoded: Decoded, release: ServedRelease) -> No
 def refusal_of(story: Story) -> Refusal:
     """Make the refusal of a request of which no record stands: by the first one's failure."""
     first = next(item for item in story.items if item.failure)
-    errors = list(first.errors)
-    if story.many:
-        errors = [
-            FieldError(f"/{item.place}{error.pointer}", error.detail, error.kind)
-            for item in story.items
-            for error in item.errors
-        ][:50]
     text = {
         "invalid_input": "The input does not fit the service's schema.",
         "stale_input": "The input carries a time that is not fresh.",
@@ -222,7 +219,7 @@ def refusal_of(story: Story) -> Refusal:
         "stale_input": "Send current data; the field's window is in /openapi.json.",
         "poison_input": "Do not send it again; the operator sees it with `nightproof quarantine list`.",
     }.get(first.failure, "")
-    return Refusal(text, failure=first.failure, hint=hint, errors=errors)
+    return Refusal(text, failure=first.failure, hint=hint, errors=story.errors_told(first))
 
 
 def _claim_key(story: Story, house: House, caller: Caller) -> None:

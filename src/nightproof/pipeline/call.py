@@ -40,7 +40,9 @@ async def ask(
         await waiter.future
     finally:
         timer.cancel()
-        waiter.give_up("caller_gone")  # frees what a cancelled caller still holds; no effect when all are told
+        waiter.give_up(
+            "caller_gone"
+        )  # frees what a cancelled caller still holds; no effect when all are told
     return jobs, [outcome or Outcome(failure="internal_error") for outcome in waiter.outcomes]
 
 

@@ -25,7 +25,9 @@ async def degrade(request: Request, story: Story) -> None:
     if not ways:
         return
     for number, way in enumerate(ways):
-        open_items = [item for item in request.items if item.failure and CATALOGUE[item.failure].statuses[0] >= 500]
+        open_items = [
+            item for item in request.items if item.failure and CATALOGUE[item.failure].statuses[0] >= 500
+        ]
         if not open_items:
             return
         await _try(way, number, open_items, request, story)
@@ -37,13 +39,13 @@ async def _try(
     standby = request.served.standby
     if way.kind == "constant":
         for item in items:
-            _answer(item, way.answer, way.kind, story)
+            _answer(item, way.answer, way.kind, story, release=request.release)
     elif way.kind == "last_good":
         kept = request.release.last_good
         for item in items:
             output = kept.find(item.input, now=monotonic_s()) if kept is not None else None
             if output is not None:
-                _answer(item, output, way.kind, story)
+                _answer(item, output, way.kind, story, release=request.release)
     elif way.kind == "rule":
         await _ask(request.release, items, request, story, kind=way.kind, rule=number)
     elif standby is not None:
@@ -64,20 +66,19 @@ async def _ask(
         if outcome.failure:
             story.decisions.append(f"fallback:{kind} {outcome.failure}")
         else:
-            _answer(item, outcome.output, kind, story, checked_by=release)
+            _answer(item, outcome.output, kind, story, release=request.release)
 
 
-def _answer(
-    item: Item, output: bytes, kind: str, story: Story, *, checked_by: ServedRelease | None = None
-) -> None:
-    failure, detail = item.failure, item.detail
+def _answer(item: Item, output: bytes, kind: str, story: Story, *, release: ServedRelease) -> None:
+    """Take a fallback's answer if it keeps what the live release promises, whoever gave it."""
+    failure, detail, confidence, withheld = item.failure, item.detail, item.confidence, item.output
     item.failure, item.detail, item.output = "", "", output
-    if checked_by is not None:
-        judge(item, checked_by.output_checks)
-        if item.failure:
-            story.decisions.append(f"fallback:{kind} {item.failure}")
-            item.failure, item.detail = failure, detail
-            return
+    judge(item, release.output_checks)
+    item.confidence = confidence  # what is watched is the model's own
+    if item.failure:
+        story.decisions.append(f"fallback:{kind} {item.failure}")
+        item.failure, item.detail, item.output = failure, detail, withheld
+        return
     item.degraded = Degraded(failure, kind)
     item.errors = ()
     story.decisions.append(f"degraded:{item.place} {failure} by {kind}" + (f" ({detail})" if detail else ""))

@@ -15,7 +15,6 @@ import orjson
 
 from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
 from nightproof.audit.record import Entry, make_entry
-from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import Fault, Refusal
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.values import Reply
@@ -31,7 +30,9 @@ _reply_encoder = msgspec.json.Encoder()
 async def record(story: Story, house: House) -> None:
     """Make the story's entry durable and count it. A story that cannot be recorded ends by that failure."""
     if _is_shared(story):
-        count_shed(house, story.failure, story.service, story.caller.key_id if story.caller else story.arrival.client)
+        count_shed(
+            house, story.failure, story.service, story.caller.key_id if story.caller else story.arrival.client
+        )
     else:
         try:
             story.appended = True
@@ -54,7 +55,9 @@ def record_abandoned(story: Story, house: House) -> None:
     if cut_by is not None:
         story.end_by(Refusal("The request took too long to arrive.", failure=cut_by))
     else:
-        story.end_by(Refusal("The caller closed the connection before the answer was ready.", failure="caller_gone"))
+        story.end_by(
+            Refusal("The caller closed the connection before the answer was ready.", failure="caller_gone")
+        )
         story.ending = "abandoned"
     if story.caller is None:
         count_shed(house, story.failure, story.service, story.arrival.client)
@@ -64,7 +67,6 @@ def record_abandoned(story: Story, house: House) -> None:
 
 
 def _finish(story: Story, house: House) -> None:
-    story.finished_s = monotonic_s()
     story.mark("record")
     house.running_keys.discard(story.idem)
     house.meters.count_story(
@@ -72,9 +74,8 @@ def _finish(story: Story, house: House) -> None:
         release=story.release,
         ending=story.ending,
         failure=story.failure,
-        duration_s=story.finished_s - story.began_s,
-        stages=story.stages,
-        began_s=story.began_s,
+        duration_s=story.marked_s - story.began_s,
+        stages_us=story.stages_us,
         items=story.items,
     )
 
@@ -105,14 +106,16 @@ def entry_of(story: Story) -> Entry:
         "ending": story.ending,
         "failure": story.failure,
         "decisions": story.decisions,
-        "stages_us": {stage: us for stage, us in story.stages_us()},
+        "stages_us": dict(story.stages_us),
     }
     if story.arrival.trace_id:
         named["trace"] = story.arrival.trace_id
     if len(story.items) == 1:
         named |= _item_facts(story.items[0])
     elif story.items:
-        named["items"] = [_item_facts(item) for item in story.items] if len(story.items) <= 16 else len(story.items)
+        named["items"] = (
+            [_item_facts(item) for item in story.items] if len(story.items) <= 16 else len(story.items)
+        )
     if reply is not None:
         named["idem_body"] = story.idem_body.hex()
     return make_entry(
@@ -126,7 +129,11 @@ def entry_of(story: Story) -> Entry:
 
 
 def _item_facts(item: Item) -> dict[str, Any]:
-    facts: dict[str, Any] = {"batch": item.batch_size, "predict_us": item.predict_us, "queue_us": item.queue_us}
+    facts: dict[str, Any] = {
+        "batch": item.batch_size,
+        "predict_us": item.predict_us,
+        "queue_us": item.queue_us,
+    }
     if item.attempts > 1:
         facts["attempts"] = item.attempts
     if item.failure:

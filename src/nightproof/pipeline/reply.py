@@ -29,7 +29,7 @@ _HINTS = {
 def reply_of(story: Story) -> Reply:
     """Turn a finished story into the reply to its caller."""
     if story.replay is not None:
-        return msgspec.structs.replace(story.replay, replayed=True, stages_us=story.stages_us())
+        return msgspec.structs.replace(story.replay, replayed=True, stages_us=story.stages_us)
     reply = Reply(
         id=story.arrival.id,
         service=story.service,
@@ -37,7 +37,7 @@ def reply_of(story: Story) -> Reply:
         ending=story.ending,
         many=story.many,
         failure=story.failure,
-        stages_us=story.stages_us(),
+        stages_us=story.stages_us,
     )
     if story.fault is not None:
         fault = story.fault
@@ -49,7 +49,7 @@ def reply_of(story: Story) -> Reply:
             first = next(item for item in story.items if item.failure == story.failure)
             reply.detail = _told(first)
             reply.hint = _HINTS.get(story.failure, "")
-            reply.errors = list(first.errors)
+            reply.errors = story.errors_told(first)
     if not reply.retry_after_s and reply.failure and CATALOGUE[reply.failure].retryable:
         reply.retry_after_s = 1.0
     return reply

@@ -31,7 +31,7 @@ async def serve(arrival: Arrival, house: House) -> Reply:
             await _work(story, house)
         except Fault as fault:
             story.end_by(fault)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # The border of law 2: an exception nobody named becomes internal_error, is logged and pages.
             log_unexpected(error, request_id=arrival.id, service=story.service)
             story.items = []

@@ -13,6 +13,8 @@ from nightproof.base.failures import CATALOGUE
 from nightproof.base.values import Caller, Degraded, Ending, Reply
 from nightproof.declare.describe import Description
 
+_ERRORS_TOLD = 50
+
 Decode = Callable[[bytes, Description], "Decoded"]
 
 
@@ -83,7 +85,9 @@ class Story(msgspec.Struct, eq=False):
     failure: str = ""
     fault: Fault | None = None
     decisions: list[str] = []
-    stages: list[tuple[str, float]] = []
+    stages_us: list[tuple[str, int]] = []
+    """Each stage's own time, in the order they ended."""
+    marked_s: float = 0.0
     idem: bytes = b""
     idem_body: bytes = b""
     replay: Reply | None = None
@@ -91,16 +95,18 @@ class Story(msgspec.Struct, eq=False):
     appended: bool = False
     """Its entry is on the way to the ledger, with the ending as it stands."""
     deadline_s: float = 0.0
-    finished_s: float = 0.0
 
     @classmethod
     def of(cls, arrival: Arrival) -> Story:
         """Begin the story of a request that has just arrived."""
-        return cls(arrival, arrival.began_s or monotonic_s(), utc_us(), decisions=[], stages=[])
+        began_s = arrival.began_s or monotonic_s()
+        return cls(arrival, began_s, utc_us(), decisions=[], stages_us=[], marked_s=began_s)
 
     def mark(self, stage: str) -> None:
         """Note that a stage has ended now."""
-        self.stages.append((stage, monotonic_s()))
+        now = monotonic_s()
+        self.stages_us.append((stage, int((now - self.marked_s) * 1e6)))
+        self.marked_s = now
 
     def end_by(self, fault: Fault) -> None:
         """End the whole request by one failure."""
@@ -133,11 +139,12 @@ class Story(msgspec.Struct, eq=False):
         else:
             self.ending, self.failure = "refused", refused
 
-    def stages_us(self) -> list[tuple[str, int]]:
-        """Return each stage's own time in microseconds."""
-        told = []
-        before = self.began_s
-        for stage, at in self.stages:
-            told.append((stage, int((at - before) * 1e6)))
-            before = at
-        return told
+    def errors_told(self, first: Item) -> list[FieldError]:
+        """Return what a request without answers is told: of a list, all records' errors, pointing into it."""
+        if not self.many:
+            return list(first.errors)
+        return [
+            FieldError(f"/{item.place}{error.pointer}", error.detail, error.kind)
+            for item in self.items
+            for error in item.errors
+        ][:_ERRORS_TOLD]

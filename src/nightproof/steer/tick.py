@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable, Ledger
 from nightproof.audit.record import make_entry
@@ -28,11 +29,13 @@ async def flush_summaries(summaries: Summaries, ledger: Ledger, ids: RequestIds)
             await ledger.append(make_entry("summary", ids.draw(), utc_us(), lines=part, count=count))
         except (AuditUnavailable, AuditOutcomeUnknown):
             for line in lines[at:]:
-                summaries[str(line["failure"]), str(line["service"]), str(line["whose"])] += int(str(line["count"]))
+                summaries[str(line["failure"]), str(line["service"]), str(line["whose"])] += int(
+                    str(line["count"])
+                )
             return
 
 
-async def note(ledger: Ledger, ids: RequestIds, kind: str, **named: object) -> None:
+async def note(ledger: Ledger, ids: RequestIds, kind: str, **named: Any) -> None:
     """Write one entry about the server or an operator's act. Raises AuditUnavailable if it cannot be recorded."""
     await ledger.append(make_entry(kind, ids.draw(), utc_us(), **named))
 

@@ -1,7 +1,7 @@
 """Keep API keys: who may call, with which role, for which services, until when.
 
 The gateway asks `find` for every request; operators create and revoke through `steer.keys`, also from another
-process while the server runs. Promises: a token is shown once and never stored, only its HMAC under a pepper
+process while the server runs. Promises: a token is shown once and never stored, only its keyed BLAKE2b under a pepper
 that lies in another file; a mistyped token costs no lookup; a revocation counts within a second. `find` does
 no I/O and takes no lock.
 """
@@ -11,7 +11,7 @@ no I/O and takes no lock.
 from __future__ import annotations
 
 import contextlib
-import hmac
+import hashlib
 import os
 import secrets
 import stat
@@ -192,11 +192,11 @@ class Keyring:
 
     def find(self, token: str, now_us: int) -> KeyRecord | None:
         """Return the record of a token that is good now, else None."""
-        if not is_token(token):
+        if len(token) != _LENGTH or not token.isascii():
             return None
         # The dict compares digests, not tokens, and nobody can choose a digest without the pepper: how long
         # the lookup takes tells a guesser nothing.
-        record = self._by_digest.get(hmac.digest(self._pepper, token.encode(), "sha256"))
+        record = self._by_digest.get(self._digest(token))
         if record is None or (record.expires_us is not None and record.expires_us <= now_us):
             return None
         self._used_on[record.id] = now_us // _DAY_US
@@ -230,7 +230,8 @@ class Keyring:
             self._connection.close()
 
     def _digest(self, token: str) -> bytes:
-        return hmac.digest(self._pepper, token.encode(), "sha256")
+        # Keyed BLAKE2b (RFC 7693) is a MAC by itself, at a third of the price of HMAC-SHA-256 in OpenSSL 3.
+        return hashlib.blake2b(token.encode(), key=self._pepper, digest_size=32).digest()
 
     def _settle(self) -> None:
         """After a change of ours: take it into use, and leave no trace of it in the log."""

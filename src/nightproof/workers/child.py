@@ -36,7 +36,16 @@ _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = "500"
 _READ_BYTES = 1 << 20
 _TOLERANCE = 1e-6
-_WATCHED_PACKAGES = ("numpy", "pandas", "scikit-learn", "onnxruntime", "mlflow", "mlflow-skinny", "torch", "pydantic")
+_WATCHED_PACKAGES = (
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "onnxruntime",
+    "mlflow",
+    "mlflow-skinny",
+    "torch",
+    "pydantic",
+)
 
 
 class LoadedService:
@@ -86,7 +95,7 @@ class LoadedService:
                 outputs = self._rows_of(self._model.predict(self._batch_of(given)))
                 if len(outputs) != len(given):
                     raise _WrongAnswer(f"predict was given {len(given)} rows and returned {len(outputs)}")
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit) as error:  # noqa: BLE001
                 # The model's own exception: whatever it is, it becomes a named answer. If mates are
                 # aboard, each is tried alone, so that only the guilty one fails.
                 if len(given) > 1:
@@ -107,7 +116,7 @@ class LoadedService:
                     raise _WrongAnswer(f"fallback {number} is no rule")
                 record = self._input.validate_json(item, strict=True)
                 answers.append(self._answer_of(record, rule(record), []))
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit) as error:  # noqa: BLE001
                 # As above: the user's rule may raise anything.
                 answers.append(_failed(error))
         return answers
@@ -168,9 +177,11 @@ class LoadedService:
             written = self._output.dump_json(output, by_alias=True, warnings=False)
         except ValidationError as error:
             return Answer(failure="invalid_output", errors=_field_errors(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # A custom serializer of the user's may raise anything.
-            return Answer(failure="invalid_output", detail=f"the output cannot be written: {type(error).__name__}")
+            return Answer(
+                failure="invalid_output", detail=f"the output cannot be written: {type(error).__name__}"
+            )
         if len(written) > self._output_most_bytes:
             return Answer(failure="invalid_output", detail=f"the output has {len(written)} bytes")
         # Pydantic writes NaN and infinity as null, silently: where there is a null, look at the values.
@@ -218,7 +229,7 @@ def _ask(check: DeclaredCheck, *values: Any) -> str | Answer | None:
     """Run a check of the user's. One that raises has not passed: the answer is withheld."""
     try:
         return check.function(*values)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         return Answer(failure="model_error", detail=f"check {check.name} raised {type(error).__name__}")
 
 
@@ -356,13 +367,15 @@ class Worker:
             self._send(wire.LoadFailed("model_unavailable", error.text, error.hint))
         except MemoryError:
             self._send(wire.LoadFailed("model_out_of_memory", "load ran out of memory", "raise memory_mb"))
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             # load() is user code and may raise anything; the engineer gets its traceback.
             text = "".join(traceback.format_exception(error)[-6:]).strip()
             self._send(wire.LoadFailed("model_unavailable", f"load raised {type(error).__name__}\n{text}"))
         else:
             if trouble:
-                self._send(wire.LoadFailed("golden_case_failed", trouble, "mend the model, or the golden case"))
+                self._send(
+                    wire.LoadFailed("golden_case_failed", trouble, "mend the model, or the golden case")
+                )
             else:
                 self._send(wire.Loaded(self._loaded.golden_cases, _versions()))
 

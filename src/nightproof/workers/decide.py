@@ -68,6 +68,7 @@ def decide_children(
     """Say what to do about every worker: who is hung, too large or one too many, and how many to start."""
     actions: list[Action] = []
     staying = 0
+    loaded = sum(child.state in ("ready", "busy") for child in children)
     retiring = False
     for child in children:
         if child.state == "gone":
@@ -86,8 +87,12 @@ def decide_children(
             and child.settled_rss_bytes
             and child.rss_bytes - child.settled_rss_bytes > limits.growth_bytes
         ):
-            retiring = True  # one at a time, so that recycling never empties the pool
-            actions.append(Retire(child.slot, "memory_growth"))
+            retiring = True  # one at a time
+            if loaded > 1:
+                actions.append(Retire(child.slot, "memory_growth"))
+            else:
+                staying += 1
+                wanted += 1  # its replacement loads first: recycling never empties the pool
         else:
             staying += 1
     if staying > wanted:
@@ -116,20 +121,23 @@ class Scale:
 
 _CALM_FOR_S = 20.0
 _CALM_SHARE = 0.1
+_BUSY_SHARE = 0.7
 
 
 def next_scale(
-    scale: Scale, *, wait_s: float, patience_s: float, at_least: int, at_most: int, now: float
+    scale: Scale, *, wait_s: float, busy: float, patience_s: float, at_least: int, at_most: int, now: float
 ) -> Scale:
     """Follow the queue's wait with hysteresis: up at once past `patience_s`, down by one per calm 20 s.
 
-    Calm means a wait under a tenth of the patience; anything between holds the number, so that it
-    does not flap.
+    `busy` is how many workers were running a batch lately, on average. Calm means a wait under a tenth
+    of the patience, and work that one worker fewer would do at 70 % at most: a queue that is empty
+    because there are enough workers is no reason to have fewer. Anything between holds the number.
     """
     active = min(max(scale.active, at_least), at_most)
     if wait_s > patience_s and active < at_most:
         return Scale(active + 1)
-    if wait_s >= patience_s * _CALM_SHARE or active <= at_least:
+    is_calm = wait_s < patience_s * _CALM_SHARE and busy <= _BUSY_SHARE * (active - 1)
+    if not is_calm or active <= at_least:
         return Scale(active)
     if scale.calm_since_s is None:
         return Scale(active, now)
@@ -150,6 +158,7 @@ class BatchCost:
 
     def __init__(self) -> None:
         self._weight = self._n = self._nn = self._d = self._nd = 0.0
+        self._fixed_s = self._marginal_s = 0.0
 
     def learn(self, size: int, duration_s: float) -> None:
         """Take in one finished batch."""
@@ -159,20 +168,23 @@ class BatchCost:
         self._nn = self._nn * keep + size * size
         self._d = self._d * keep + duration_s
         self._nd = self._nd * keep + size * duration_s
+        self._fit()
 
     def estimate_s(self, size: int) -> float:
         """Return the expected duration of a batch of that size; 0 while nothing is known."""
-        if not self._weight:
-            return 0.0
+        return self._fixed_s + self._marginal_s * size
+
+    def _fit(self) -> None:
         mean_n, mean_d = self._n / self._weight, self._d / self._weight
         variance = self._nn / self._weight - mean_n * mean_n
         if variance < 1e-9:
-            return mean_d
+            self._fixed_s, self._marginal_s = mean_d, 0.0
+            return
         marginal = max(0.0, (self._nd / self._weight - mean_n * mean_d) / variance)
         fixed = mean_d - marginal * mean_n
         if fixed < 0.0:
             fixed, marginal = 0.0, mean_d / mean_n
-        return fixed + marginal * size
+        self._fixed_s, self._marginal_s = fixed, marginal
 
 
 def expected_wait_s(

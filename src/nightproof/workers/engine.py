@@ -109,7 +109,9 @@ Observer = Callable[..., None]
 class Engine(Protocol):
     """Runs one release's model."""
 
-    description: Description
+    @property
+    def description(self) -> Description:
+        """What the release declares. Only after `start`."""
 
     async def start(self) -> None:
         """Bring the workers up; return when one is ready. Raises DeclarationError if none can be."""

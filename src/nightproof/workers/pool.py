@@ -27,6 +27,8 @@ from nightproof.workers.engine import EngineSnapshot, Job, Observer, Outcome
 from nightproof.workers.process import ChildProcess, cause_of, scrubbed_environment
 
 _TICK_S = 0.1
+_STALLED_S = 0.3
+_BUSY_OVER_S = 5.0
 _MEASURE_EVERY_S = 1.0
 _SETTLE_S = 10.0
 _GOLDEN_PATIENCE_S = 5.0
@@ -116,6 +118,8 @@ class Pool:
         self._verdict_of: dict[int, Job] = {}
         self._cost = BatchCost()
         self._scale = Scale(1)
+        self._busy = 0.0
+        """How many workers were running a batch lately, on average."""
         self._deaths_s: deque[float] = deque()
         self._failures_in_a_row = 0
         self._no_start_before_s = 0.0
@@ -126,8 +130,9 @@ class Pool:
         self._stopping = False
         self._first: asyncio.Future[None] | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
+        self._ticked_s = monotonic_s()
         self._fill_timer: asyncio.TimerHandle | None = None
-        self._measured_s = 0.0
+        self._measured_s = self._pinged_s = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_gone: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -236,7 +241,9 @@ class Pool:
             service=self._known.service if self._known else "",
             release=self.release,
             workers=counts,
-            pids=[slot.process.pid for slot in self._slots.values() if slot.process is not None and slot.loaded],
+            pids=[
+                slot.process.pid for slot in self._slots.values() if slot.process is not None and slot.loaded
+            ],
             queued=len(self._queue) + len(self._first_in_line),
             queue_bytes=self._queue_bytes,
             running=sum(len(slot.batch.jobs) for slot in self._slots.values() if slot.batch is not None),
@@ -297,7 +304,13 @@ class Pool:
         patience_s = min(0.1, max(0.005, described.deadline_ms / 10_000))
         before = self._scale.active
         self._scale = decide.next_scale(
-            self._scale, wait_s=wait_s, patience_s=patience_s, at_least=least, at_most=most, now=now
+            self._scale,
+            wait_s=wait_s,
+            busy=self._busy,
+            patience_s=patience_s,
+            at_least=least,
+            at_most=most,
+            now=now,
         )
         if self._scale.active != before:
             self._observe("scaled", service=described.service, active=self._scale.active, before=before)
@@ -362,7 +375,9 @@ class Pool:
         if slot.process is None:
             raise RuntimeError("a slot without a process was free")
         number = next(self._numbers)
-        timer = self._loop.call_later(self.description.predict_timeout_ms / 1_000, self._over_time, slot, number)
+        timer = self._loop.call_later(
+            self.description.predict_timeout_ms / 1_000, self._over_time, slot, number
+        )
         slot.batch = _Batch(number, jobs, now, timer)
         self._turn(slot, "busy")
         for job in jobs:
@@ -459,7 +474,9 @@ class Pool:
         self._failures_in_a_row = 0
         if self._exhausted:
             self._exhausted = False
-        self._observe("worker_ready", service=self.description.service, pid=slot.process.pid if slot.process else 0)
+        self._observe(
+            "worker_ready", service=self.description.service, pid=slot.process.pid if slot.process else 0
+        )
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
         # It has just passed its golden cases: the verdict on a record that killed two others may fall.
@@ -535,12 +552,20 @@ class Pool:
             self._trouble = f"load did not end within {self._load_timeout_s:g} s"
             if self._first is not None and not self._first.done():
                 self._first.set_exception(
-                    DeclarationError(f"{self._folder}: {self._trouble}.", hint="Raise load_timeout_s, or mend load.")
+                    DeclarationError(
+                        f"{self._folder}: {self._trouble}.", hint="Raise load_timeout_s, or mend load."
+                    )
                 )
         if reason != "memory_growth":
             self._note_death(now, loading=was_loading or reason in ("load_failed", "load_timeout"))
         self._restarts += 1
-        self._observe("worker_gone", service=self._name, reason=reason, cause=cause, pid=slot.process.pid if slot.process else 0)
+        self._observe(
+            "worker_gone",
+            service=self._name,
+            reason=reason,
+            cause=cause,
+            pid=slot.process.pid if slot.process else 0,
+        )
         job_in_question = self._verdict_of.pop(slot.number, None)
         if job_in_question is not None:
             self._awaiting_verdict.append(job_in_question)
@@ -552,7 +577,9 @@ class Pool:
 
     def _retry(self, jobs: list[Job], reason: str, *, inside: bool, outside: bool) -> None:
         """Give each job of a dead worker another try while time remains; mates are tried one by one."""
-        failure = {"memory_limit": "model_out_of_memory", "model_timeout": "model_timeout"}.get(reason, "model_crash")
+        failure = {"memory_limit": "model_out_of_memory", "model_timeout": "model_timeout"}.get(
+            reason, "model_crash"
+        )
         allowed = _MOST_ATTEMPTS["killed" if outside else failure]
         for job in jobs:
             job.attempts += 1
@@ -620,7 +647,9 @@ class Pool:
         if loading:
             self._failures_in_a_row += 1
         pause_s = decide.next_backoff_s(
-            self._failures_in_a_row, first_s=self._settings.backoff_first_s, most_s=self._settings.backoff_most_s
+            self._failures_in_a_row,
+            first_s=self._settings.backoff_first_s,
+            most_s=self._settings.backoff_most_s,
         )
         self._no_start_before_s = max(self._no_start_before_s, now + pause_s)
 
@@ -702,10 +731,16 @@ class Pool:
     def _tick(self) -> None:
         self._tick_timer = self._loop.call_later(_TICK_S, self._tick)
         now = monotonic_s()
+        self._excuse_a_stall(now - self._ticked_s)
+        self._ticked_s = now
         if now - self._measured_s >= _MEASURE_EVERY_S:
             self._measured_s = now
             self._measure(now)
-            self._ping_the_idle(now)
+        if now - self._pinged_s >= self._settings.ping_every_s:
+            self._pinged_s = now
+            self._ping(now)
+        running = sum(slot.batch is not None for slot in self._slots.values())
+        self._busy += (running - self._busy) * _TICK_S / _BUSY_OVER_S
         self._drop_the_dead()
         if self._known is not None:
             self._rescale(now)

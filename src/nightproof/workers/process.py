@@ -79,7 +79,7 @@ class ChildProcess(asyncio.Protocol):
             ours.setblocking(False)
             theirs.setblocking(True)
             # From the main thread: PR_SET_PDEATHSIG fires when the thread that forked ends.
-            self._popen = subprocess.Popen(
+            self._popen = subprocess.Popen(  # noqa: ASYNC220 - a fork of milliseconds, and it must be this thread
                 [sys.executable, "-m", "nightproof.workers.child", str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -22,7 +22,6 @@ CATEGORIES_AT_MOST = 50
 _ROWS_PER_CATEGORY = 4
 _CATEGORY_LENGTH_AT_MOST = 80
 _SAFE_INTEGER = 2**53 - 1
-_PATTERN_ROWS = 3
 _DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?"
 _ZONE = r"(Z|[+-][0-9]{2}:?[0-9]{2})?"
@@ -63,10 +62,10 @@ def is_text(values: pd.Series[Any]) -> bool:
     return not filled.empty and not filled.map(lambda value: isinstance(value, bool)).all()
 
 
-def date_pattern(values: pd.Series[Any]) -> str:
+def date_pattern(values: pd.Series[Any], rows_at_least: int = 3) -> str:
     """Return the pattern of dates or times that every text of the column fits, or nothing."""
     filled = values.dropna()
-    if len(filled) < _PATTERN_ROWS:
+    if len(filled) < rows_at_least:
         return ""
     distinct = filled.unique()
     for pattern in _PATTERNS:
@@ -188,4 +187,4 @@ def looks_personal(name: str, values: pd.Series[Any]) -> bool:
         return False
     looked_at = filled.astype(str).head(_LOOKED_AT).tolist()
     often = max(sum(1 for text in looked_at if rule.fullmatch(text)) for rule in _PERSONAL_VALUES)
-    return often > 0.1 * len(looked_at) and not date_pattern(filled)
+    return often > 0.1 * len(looked_at) and not date_pattern(filled, 1)

@@ -1,7 +1,7 @@
 """Choose the golden cases out of the data: a few rows, spread over the answers, without what is masked.
 
-Called by `planning`. Promises that no value of a masked column is in a case: numbers become the column's
-median, texts a pseudonym, or the most common text where the model takes no other.
+Called by `planning`. Promises that no row's value of a masked column is in a case: numbers become the
+column's median, texts a pseudonym, or a text that many rows share where the model takes no other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from nightproof.cli.scaffold.model import Answers
 from nightproof.cli.scaffold.plan import Column, Label, Unfit
 
 CASES = 10
+_SHARED_BY_ROWS = 10
 
 
 def is_odd(label: Label) -> bool:
@@ -62,37 +63,46 @@ def masked_rows(
     masked: Sequence[Column],
     accepts: Callable[[pd.DataFrame], Any],
 ) -> pd.DataFrame:
-    """Return the rows with stand-ins in the masked columns, such that the model takes them."""
-    if not masked:
-        return rows
+    """Return the rows with stand-ins in the masked columns, such that the model takes them. Raises Unfit."""
+    refusal: Unfit | None = None
     for with_pseudonyms in (True, False):
         changed = rows.copy()
         for column in masked:
             values = everything[column.name]
-            changed[column.name] = pd.Series(
-                _stand_ins(column, values, len(rows), with_pseudonyms), index=rows.index, dtype=values.dtype
-            )
+            stand_ins = _stand_ins(column, values, len(rows), with_pseudonyms=with_pseudonyms)
+            changed[column.name] = pd.Series(stand_ins, index=rows.index, dtype=values.dtype)
         try:
             accepts(changed)
-        except Unfit:
-            if not with_pseudonyms:
-                raise
+        except Unfit as unfit:
+            refusal = unfit
         else:
             return changed
-    return rows
+    raise Unfit(
+        f"The model takes no stand-in for {', '.join(column.name for column in masked)}: {refusal}",
+        hint="Train it so that it ignores unknown values there, or leave the column out of --mask.",
+    )
 
 
-def _stand_ins(column: Column, values: pd.Series, count: int, with_pseudonyms: bool) -> list[Any]:
+def _stand_ins(column: Column, values: pd.Series[Any], count: int, *, with_pseudonyms: bool) -> list[Any]:
     filled = values.dropna()
     if filled.empty:
         return [None] * count
-    if column.kind == "str" and with_pseudonyms and column.dtype != "category" and not column.pattern:
+    is_plain_text = column.kind == "str" and column.dtype != "category" and not column.pattern
+    if is_plain_text and with_pseudonyms:
         return [f"{column.field}-{number}" for number in range(1, count + 1)]
     if column.kind in ("str", "bool"):
-        return [filled.mode().iloc[0]] * count
-    if column.kind == "int":
-        return [int(filled.median())] * count
-    return [filled.median()] * count
+        shared = filled.value_counts()
+        if shared.iloc[0] >= _SHARED_BY_ROWS:
+            return [shared.index[0]] * count
+        if column.nullable:
+            return [None] * count
+        raise Unfit(
+            f"--mask {column.name}: no stand-in can be made for it.",
+            hint="Leave it out of --mask, or train the model so that it takes unknown values there.",
+        )
+    if column.kind != "datetime" and len(filled) < _SHARED_BY_ROWS:
+        return [0] * count  # the median of few rows is somebody's value
+    return [int(filled.median()) if column.kind == "int" else filled.median()] * count
 
 
 def as_json(rows: pd.DataFrame, columns: Sequence[Column]) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pandas as pd
 
@@ -31,7 +32,7 @@ def known_share(known: frozenset[str], inputs: pd.DataFrame) -> float:
     return (known_cells / max(1, texts.total()) + len(known & texts.keys()) / len(known)) / 2
 
 
-def agreement(answers: Answers, truth: pd.Series, *, are_labels: bool) -> float:
+def agreement(answers: Answers, truth: pd.Series[Any], *, are_labels: bool) -> float:
     """Return how well the answers tell the target, 0 to 1; labels may have other names than in the target."""
     both = _paired(answers, truth)
     if len(both) < _ROWS_AT_LEAST:
@@ -46,7 +47,7 @@ def agreement(answers: Answers, truth: pd.Series, *, are_labels: bool) -> float:
     return float(max(0.0, 1 - missed / spread)) if spread else 0.0
 
 
-def agreement_words(answers: Answers, truth: pd.Series, *, are_labels: bool) -> str:
+def agreement_words(answers: Answers, truth: pd.Series[Any], *, are_labels: bool) -> str:
     """Tell people how the answers and the target go together on the sampled rows."""
     both = _paired(answers, truth)
     if len(both) < _ROWS_AT_LEAST:
@@ -61,7 +62,7 @@ def agreement_words(answers: Answers, truth: pd.Series, *, are_labels: bool) -> 
     return f"it tells {name} right in {share:.0%} of {len(both):,} rows"
 
 
-def meanings(answers: Answers, truth: pd.Series, classes: list[Label]) -> list[str]:
+def meanings(answers: Answers, truth: pd.Series[Any], classes: list[Label]) -> list[str]:
     """Say for each class how the target mostly calls it; nothing if they have the same names."""
     both = _paired(answers, truth)
     names = set(map(str, both["truth"].unique()))
@@ -71,6 +72,6 @@ def meanings(answers: Answers, truth: pd.Series, classes: list[Label]) -> list[s
     return [most.get(label, "") for label in classes]
 
 
-def _paired(answers: Answers, truth: pd.Series) -> pd.DataFrame:
+def _paired(answers: Answers, truth: pd.Series[Any]) -> pd.DataFrame:
     told = pd.Series(answers.labels, index=truth.index[: len(answers.labels)])
     return pd.DataFrame({"truth": truth, "told": told}).dropna()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pandas as pd
 
@@ -147,7 +148,7 @@ def _target_values(table: Table, target: str) -> list[Label]:
     return distinct if len(distinct) <= _TARGET_VALUES_AT_MOST else []
 
 
-def _truth(frame: pd.DataFrame, pick: Picker) -> pd.Series | None:
+def _truth(frame: pd.DataFrame, pick: Picker) -> pd.Series[Any] | None:
     return next((frame[name] for name in _names(frame) if pick.is_target(name)), None)
 
 
@@ -160,12 +161,12 @@ def _typed(found: _Found) -> pd.DataFrame:
     return typed
 
 
-def _model_words(model: OpenModel, answers: Answers, truth: pd.Series | None) -> str:
+def _model_words(model: OpenModel, answers: Answers, truth: pd.Series[Any] | None) -> str:
     told = "" if truth is None else judging.agreement_words(answers, truth, are_labels=model.is_classifier)
     return f"{model.words}; {told}" if told else model.words
 
 
-def _answer_plan(found: _Found, answers: Answers, truth: pd.Series | None) -> AnswerPlan:
+def _answer_plan(found: _Found, answers: Answers, truth: pd.Series[Any] | None) -> AnswerPlan:
     taken: set[str] = set()
     field = field_name(found.pick.target or "prediction", taken)
     labels = [label for label in answers.labels if not golden.is_odd(label)]

@@ -19,11 +19,12 @@ from typing import Any
 import msgspec
 
 from nightproof.base.clock import monotonic_s
-from nightproof.base.errors import NightproofError
+from nightproof.base.errors import DeclarationError, NightproofError
 from nightproof.base.strictjson import parse
 from nightproof.cli.scaffold.plan import Claim, Failed, Label, Proof, Unfit
 from nightproof.declare.describe import describe
 from nightproof.declare.folder import load_service
+from nightproof.declare.service import Service
 from nightproof.workers.child import LoadedService
 
 _TOLERANCE = 1e-6
@@ -35,32 +36,49 @@ _MEND = "Please report this, with the CSV's header: service.py was written wrong
 
 
 def prove(claim: Claim) -> Proof:
-    """Load the folder, answer the inputs in one batch and one by one, and write what holds."""
+    """Load the folder, answer the inputs in one batch and one by one, and write what holds as golden cases."""
     folder = Path(claim.folder)
     service = load_service(folder)
     describe(service, folder)
     loaded = LoadedService(service, folder, output_most_bytes=_OUTPUT_MOST_BYTES)
     together = _answers(loaded, claim.inputs)
     alone = [_answers(loaded, [one])[0] for one in claim.inputs]
-    if claim.field:
-        _refuse_other_answers(alone, claim)
-    lines, unsteady = [], set()
-    for given, first, second in zip(claim.inputs, alone, together, strict=True):
-        steady = {name: value for name, value in first.items() if _same(value, second[name], _TOLERANCE)}
-        unsteady |= first.keys() - steady.keys()
-        if steady:
-            case = {"input": msgspec.Raw(given), "expect": steady}
-            lines.append(msgspec.json.encode(case))
-    notes = [
-        f"{name} differs from one call to the next, so no golden case expects it: is the model random?"
-        for name in sorted(unsteady)
-    ]
+    _refuse_other_answers(alone, claim)
+    lines, notes = _golden_lines(claim.inputs, alone, together)
+    golden = folder / "golden.jsonl"
+    golden.write_bytes(b"".join(line + b"\n" for line in lines))
+    if trouble := _trouble_with_golden(service, folder):
+        golden.unlink()
+        lines, notes = [], [*notes, f"golden.jsonl is left out: {trouble.replace(f'{folder}/', '')}"]
     return Proof(
-        lines,
+        len(lines),
         notes,
         one_row_ms=_usual_ms(loaded, claim.inputs[:1]),
         many_rows_ms=_usual_ms(loaded, (claim.inputs * _BATCH)[: min(_BATCH, service.max_batch)]),
     )
+
+
+def _golden_lines(
+    inputs: Sequence[bytes], alone: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]]
+) -> tuple[list[bytes], list[str]]:
+    lines, unsteady = [], set()
+    for given, first, second in zip(inputs, alone, together, strict=True):
+        steady = {name: value for name, value in first.items() if _same(value, second[name], _TOLERANCE)}
+        unsteady |= first.keys() - steady.keys()
+        if steady:
+            lines.append(msgspec.json.encode({"input": msgspec.Raw(given), "expect": steady}))
+    return lines, [
+        f"{name} differs from one call to the next, so no golden case expects it: is the model random?"
+        for name in sorted(unsteady)
+    ]
+
+
+def _trouble_with_golden(service: Service, folder: Path) -> str:
+    """Do what a worker does before it may serve."""
+    try:
+        return LoadedService(service, folder, output_most_bytes=_OUTPUT_MOST_BYTES).trouble_with_golden()
+    except DeclarationError as error:
+        return error.text
 
 
 def _usual_ms(loaded: LoadedService, inputs: Sequence[bytes]) -> float:

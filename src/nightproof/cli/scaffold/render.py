@@ -60,7 +60,7 @@ def _imports(plan: Plan) -> Iterator[str]:
     yield ""
     if isinstance(family, Sklearn):
         yield "import joblib"
-    if "object" in _gaps(plan).values() or (isinstance(family, Onnx) and family.needs_softmax):
+    if _needs_numpy(plan):
         yield "import numpy as np"
     if isinstance(family, Onnx):
         yield "import onnxruntime"
@@ -73,6 +73,13 @@ def _imports(plan: Plan) -> Iterator[str]:
     yield f"from nightproof import {', '.join(sorted(ours, key=lambda word: (word.islower(), word)))}"
     needs_field = any(column.name != column.field or column.pattern or column.is_wide for column in columns)
     yield f"from pydantic import BaseModel{', Field' if needs_field else ''}"
+
+
+def _needs_numpy(plan: Plan) -> bool:
+    family = plan.family
+    if isinstance(family, Sklearn) and family.calls != "shares":
+        return True
+    return "object" in _gaps(plan).values() or (isinstance(family, Onnx) and family.needs_softmax)
 
 
 def _types(columns: Sequence[Column]) -> dict[str, str]:
@@ -260,7 +267,7 @@ def _settle_lines(plan: Plan) -> Iterator[str]:
 def _sklearn_lines(family: Sklearn, answer: AnswerPlan) -> Iterator[str]:
     given = "batch.to_numpy()" if family.takes_array else "batch"
     if family.calls in ("numbers", "labels"):
-        yield f"        answers = self.model.predict({given}).ravel().tolist()"
+        yield f"        answers = np.ravel(self.model.predict({given})).tolist()"
         yield from _return_lines(answer, "answers", "")
     elif family.calls == "shares":
         yield f"        shares = self.model.predict_proba({given})"
@@ -272,7 +279,7 @@ def _sklearn_lines(family: Sklearn, answer: AnswerPlan) -> Iterator[str]:
             yield "        rows = batch.to_numpy()"
         rows = "rows" if family.takes_array else "batch"
         yield "        # predict does not always take the most probable class, so both are asked."
-        yield f"        answers = self.model.predict({rows}).tolist()"
+        yield f"        answers = np.ravel(self.model.predict({rows})).tolist()"
         yield "        places = {label: place for place, label in enumerate(self.model.classes_)}"
         yield f"        shares = self.model.predict_proba({rows}).clip(0, 1).tolist()"
         yield "        sure = [row[places[a]] for row, a in zip(shares, answers, strict=True)]"
@@ -440,9 +447,9 @@ def _number(value: float) -> str:
     return repr(float(value))
 
 
-def readme_text(name: str, plan: Plan) -> str:
+def readme_text(name: str, plan: Plan, proof: Proof) -> str:
     """Return the README of the folder."""
-    copies = f"`golden.jsonl` ({len(plan.golden)} rows)"
+    copies = f"`golden.jsonl` ({proof.golden_cases} rows)"
     if plan.reference_rows:
         copies += f" and `reference.parquet` ({plan.reference_rows:,} rows)"
     masked = (

@@ -214,9 +214,12 @@ def _is_count(cells: Sequence[str]) -> bool:
 def _refuse_repeated_names(path: Path, names: Sequence[str]) -> None:
     repeated = [name for name, often in Counter(name for name in names if name).items() if often > 1]
     if repeated:
+        are_data = any(_NUMBER.fullmatch(name) or name == "?" for name in repeated)
         raise Unfit(
             f"{path.name} has several columns named {_some(repeated)}.",
-            hint="Give each column its own name; a JSON object holds a name once.",
+            hint="Its first line seems to be data: add a line with the columns' names on top."
+            if are_data
+            else "Give each column its own name; a JSON object holds a name once.",
         )
 
 

@@ -1,0 +1,68 @@
+"""One worker of a pool with what it is doing. Plain values; the pool changes them, nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nightproof.workers import decide
+from nightproof.workers.engine import Job
+from nightproof.workers.process import ChildProcess
+
+
+class Batch:
+    """Jobs that one worker holds, with the clock it is on."""
+
+    __slots__ = ("handed_s", "jobs", "number", "timer")
+
+    def __init__(self, number: int, jobs: list[Job], handed_s: float, timer: asyncio.TimerHandle) -> None:
+        self.number = number
+        self.jobs = jobs
+        self.handed_s = handed_s
+        self.timer = timer
+
+
+class Slot:
+    """One worker of the pool."""
+
+    def __init__(self, number: int, now: float) -> None:
+        self.number = number
+        self.process: ChildProcess | None = None
+        self.state: decide.State = "starting"
+        self.since_s = now
+        self.batch: Batch | None = None
+        self.pinged_s: float | None = None
+        self.ping_number = 0
+        self.golden_timer: asyncio.TimerHandle | None = None
+        self.golden_s = now
+        self.golden_is_due = False
+        self.rss_bytes = 0
+        self.settled_rss_bytes = 0
+        self.end_reason = ""
+
+    @property
+    def loaded(self) -> bool:
+        """Say whether it can answer, now or after its batch."""
+        return self.state in ("ready", "busy")
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before there is one."""
+        return self.process.pid if self.process is not None else 0
+
+    def stop_clocks(self) -> None:
+        """End the timers that run for it."""
+        for timer in (self.golden_timer, self.batch.timer if self.batch else None):
+            if timer is not None:
+                timer.cancel()
+        self.golden_timer = None
+
+    def view(self) -> decide.ChildView:
+        """Return what the decisions see."""
+        return decide.ChildView(
+            slot=self.number,
+            state=self.state,
+            since_s=self.since_s,
+            pinged_s=self.pinged_s,
+            rss_bytes=self.rss_bytes,
+            settled_rss_bytes=self.settled_rss_bytes,
+        )
