@@ -62,6 +62,7 @@ class Promise:
     is_kept: bool | None
 
 
+OURS = ("fast", "rowwise")
 PEERS = ("bentoml", "litserve", "mlserver", "mlflow", "ray", "ray-haproxy")
 
 
@@ -82,7 +83,8 @@ def _load_promises(findings: Findings) -> list[Promise]:
     for connections, least in ((64, 3.0), (256, 3.0), (1, 0.5)):
         found = fast and fast.points.get(connections)
         if found:
-            text = f"{connections} connections: at least {least:g}× FastAPI"
+            many = "connection" if connections == 1 else "connections"
+            text = f"{connections} {many}: at least {least:g}× FastAPI"
             made.append(Promise(text, f"{found.ratio:.2f}×", found.ratio >= least))
             if connections > 1:
                 made.append(
@@ -252,7 +254,7 @@ def _side_by_side(rows: dict[str, Row]) -> Table:
     counts = sorted({connections for row in rows.values() for connections in row.points})
     table = Table(
         title="Good answers per second (× the FastAPI baseline next to it), p50/p99 in ms, "
-        "CPU µs per answer; * others used the machine",
+        "CPU µs per answer, workers included; * others used the machine",
         title_justify="left",
     )
     table.add_column("system")
@@ -261,11 +263,11 @@ def _side_by_side(rows: dict[str, Row]) -> Table:
     table.add_column("ready s", justify="right")
     table.add_column("MB", justify="right")
     _add_baseline(table, rows, counts)
-    for row in rows.values():
+    for name, row in rows.items():
         if row.not_run:
             table.add_row(row.title, *["[yellow]not run[/yellow]"] * len(counts), "", "")
             continue
-        cells = [_cell(row.points.get(connections)) for connections in counts]
+        cells = [_cell(row.points.get(connections), is_ours=name in OURS) for connections in counts]
         table.add_row(row.title, *cells, _number(row.ready_s, ".1f"), _number(row.tree_mb, ".0f"))
     return table
 
@@ -287,14 +289,15 @@ def _add_baseline(table: Table, rows: dict[str, Row], counts: list[int]) -> None
     table.add_row("FastAPI, nothing on (median, range)", *cells, "", "", end_section=True)
 
 
-def _cell(found: Comparison | None) -> str:
+def _cell(found: Comparison | None, *, is_ours: bool) -> str:
     if found is None:
         return ""
     point = found.point
+    server = f" (server {point.server_us:.0f})" if is_ours else ""
     star = "*" if point.is_disturbed or found.before.is_disturbed or found.after.is_disturbed else ""
     lines = [
         f"[bold]{point.good_per_s:,.0f} (×{found.ratio:.2f}){star}[/bold]",
-        f"{point.p50_ms:.2f}/{point.p99_ms:.1f} ms  {point.tree_us:.0f} µs",
+        f"{point.p50_ms:.2f}/{point.p99_ms:.1f} ms  {point.tree_us:.0f} µs{server}",
     ]
     bad = {
         "refused/s": round(point.refused_per_s, 1),
@@ -334,6 +337,7 @@ def _overload_table(found: Overload) -> Table:
             "refusals, the same": f"{found.refusal_p50_ms:.2f}/{found.refusal_p99_ms:.2f} ms",
             "then 70 % of capacity": f"normal after {normal_s} s ({_counts(found.after_statuses)})",
             "the driver's own delay, p99": f"{found.driver_delay_p99_ms:.1f} ms",
+            "others on the machine": f"{found.others_cores:.2f} cores",
         },
     )
 

@@ -50,6 +50,7 @@ from nightproof.workers.pool import Pool
 
 _TICK_S = 0.25
 _DISK_EVERY_S = 2.0
+_LAST_ENDINGS_WITHIN_S = 1.0
 _CERTIFICATE_WARN_DAYS = 21
 
 
@@ -131,6 +132,10 @@ class Runtime:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*(pool.stop() for pool in self._pools))
+        # Who was cut short is being told so: that too is recorded before the ledger closes.
+        deadline_s = monotonic_s() + _LAST_ENDINGS_WITHIN_S
+        while self._inside() and monotonic_s() < deadline_s:
+            await asyncio.sleep(0.01)
         try:
             await flush_summaries(self.house.summaries, self.house.ledger, self.house.ids)
             await note(self.house.ledger, self.house.ids, "stop", **self._totals())
@@ -158,6 +163,11 @@ class Runtime:
                 why="the last run did not end with a stop",
             )
         await note(ledger, ids, "start", version=__version__, pid=os.getpid(), unclean=self._was_unclean)
+
+    def _inside(self) -> int:
+        """Count the requests that have arrived and not ended."""
+        picture = self.house.meters.snapshot()
+        return picture.arrivals - sum(picture.endings.values())
 
     def _totals(self) -> dict[str, Any]:
         picture = self.house.meters.snapshot()
@@ -277,10 +287,9 @@ class Runtime:
     def refresh_poison(self) -> None:
         """Read the quarantine again: entries expire, and operators release them."""
         for served in self.house.services.values():
-            served.live.poison.clear()
-            served.live.poison |= self.quarantine.active_fingerprints(
-                served.name, served.live.label, utc_us()
-            )
+            held = self.quarantine.active_fingerprints(served.name, served.live.label, utc_us())
+            served.live.poison.clear()  # only now: if it cannot be read, what is known stays
+            served.live.poison |= held
 
     def _observe(self, event: str, **named: Any) -> None:
         service, reason = str(named.get("service", "")), str(named.get("reason", named.get("failure", "")))
@@ -343,8 +352,9 @@ class Runtime:
                 if self.house.summaries and now - flushed_s > self.settings.ledger.summary_every_s:
                     flushed_s = now
                     await flush_summaries(self.house.summaries, self.house.ledger, self.house.ids)
-            except (StorageUnavailable, StorageOutcomeUnknown, OSError) as error:
-                # A store that cannot be read now is read again at the next tick; health shows the ledger's state.
+            except Exception as error:  # noqa: BLE001
+                # A border: whatever goes wrong now (a store that cannot be read, mostly) is tried again at the
+                # next tick, and nothing ends the ticking. The log has it; health shows the ledger's state.
                 log("tick", level="warning", error=type(error).__name__)
 
     # -- health and figures -------------------------------------------------------------------

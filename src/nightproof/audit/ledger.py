@@ -6,7 +6,9 @@ commit, so a batch is as large as the load and nobody waits for a window to end.
 
 A commit that fails before it counted (disk full, locked, read-only) is a no: the waiters are told, and
 the ledger tries again by itself. One whose outcome is not known (a failed fsync) fences the ledger for
-good: see `docs/life-of-a-request.md` and the runbook `audit_outcome_unknown`.
+good: see `docs/life-of-a-request.md` and the runbook `audit_outcome_unknown`. While a disk only stands
+still, nobody waits longer than `commit_slow_s`: the waiters are told that the outcome is not known, others
+are refused, and after five times as long the ledger is fenced too.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 
 State = Literal["open", "unavailable", "fenced", "closed"]
 _PROBE_EVERY_S = 0.5
+_WATCH_EVERY_S = 0.25
+_FENCED_AFTER_SLOW = 5
 
 
 class AuditUnavailable(Fault):
@@ -95,7 +99,8 @@ class Ledger:
         self._state: State = "closed"
         self._why = ""
         self._next_seq = 1
-        self._writing = False
+        self._in_flight: _Batch | None = None
+        """What the writer has in hand."""
         self._flush_is_due = False
         self._unavailable_since_s = 0.0
         self._commits = self._rows = 0
@@ -103,7 +108,7 @@ class Ledger:
         self._buckets = [0] * (len(COMMIT_BUCKETS_S) + 1)
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._store: LedgerStore | None = None
+        self._watch_timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
@@ -116,6 +121,7 @@ class Ledger:
         )
         self._thread.start()
         self._next_seq = await opened + 1
+        self._watch_timer = self._loop.call_later(_WATCH_EVERY_S, self._watch)
         self._become("open", "")
 
     async def stop(self) -> None:
@@ -124,8 +130,11 @@ class Ledger:
             return
         if self._state != "fenced":
             await self._idle.wait()
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
         self._batches.put(None)
-        await asyncio.to_thread(self._thread.join, 10.0)
+        # A fenced writer may hang in the kernel for good; the process ends without it.
+        await asyncio.to_thread(self._thread.join, 0.5 if self._state == "fenced" else 10.0)
         self._thread = None
         self._become("closed", "the server stopped")
 
@@ -143,7 +152,7 @@ class Ledger:
             return future
         self._waiting.append((entry, future))
         self._idle.clear()
-        if not self._writing and not self._flush_is_due:
+        if self._in_flight is None and not self._flush_is_due:
             # At the end of this turn of the loop: what arrives in the same turn goes in one commit.
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
@@ -161,6 +170,8 @@ class Ledger:
             return True
         if self._state != "unavailable" or monotonic_s() - self._unavailable_since_s < _PROBE_EVERY_S:
             return False
+        if self._in_flight is not None:
+            return False  # the disk has still to answer the one before
         self._unavailable_since_s = monotonic_s()  # one probe at a time
         return True
 
@@ -186,7 +197,7 @@ class Ledger:
 
     def _flush(self) -> None:
         self._flush_is_due = False
-        if self._writing or not self._waiting:
+        if self._in_flight is not None or not self._waiting:
             return
         rows: list[Row] = []
         futures: list[asyncio.Future[int]] = []
@@ -202,12 +213,14 @@ class Ledger:
             futures.append(future)
             size_bytes += entry.size_bytes
             seq += 1
-        self._writing = True
-        self._batches.put(_Batch(rows, futures, monotonic_s()))
+        self._in_flight = _Batch(rows, futures, monotonic_s())
+        self._batches.put(self._in_flight)
 
     def _committed(self, batch: _Batch, error: Exception | None) -> None:
         """See the outcome of a batch; runs on the loop, called from the writer."""
-        self._writing = False
+        self._in_flight = None
+        if self._state == "fenced":
+            return  # everyone was told already
         took_s = monotonic_s() - batch.began_s
         if error is None:
             self._next_seq += len(batch.rows)
@@ -220,28 +233,55 @@ class Ledger:
             while place < len(COMMIT_BUCKETS_S) and took_s > COMMIT_BUCKETS_S[place]:
                 place += 1
             self._buckets[place] += 1
-            if self._state == "unavailable":
-                self._become("open", "")
-            for row, future in zip(batch.rows, batch.futures, strict=True):
+            for row, future in zip(batch.rows, batch.futures, strict=False):
                 if not future.done():
                     future.set_result(row[0])
+            if self._waiting:
+                self._flush()
+            else:
+                self._idle.set()
+            if self._state == "unavailable":
+                self._become("open", "")
         elif isinstance(error, StorageUnavailable):
+            self._fail(batch.futures, AuditUnavailable, error.text)
+            self._refuse_waiting(error.text)
             self._unavailable_since_s = monotonic_s()
             self._become("unavailable", error.text)
-            # What waits behind would fail the same way, and its callers' time is running.
-            rest = [future for _, future in self._waiting]
-            self._waiting.clear()
-            self._fail([*batch.futures, *rest], AuditUnavailable, error.text)
         else:
-            self._become("fenced", str(error))
-            rest = [future for _, future in self._waiting]
-            self._waiting.clear()
-            self._fail(batch.futures, AuditOutcomeUnknown, str(error))
-            self._fail(rest, AuditUnavailable, str(error))
-            self._on_fence(str(error))
-        if self._waiting:
-            self._flush()
-        elif not self._writing:
+            self._fence(batch, str(error))
+
+    def _watch(self) -> None:
+        """See to a commit that does not end: nobody waits for it without end."""
+        self._watch_timer = self._loop.call_later(_WATCH_EVERY_S, self._watch)
+        batch = self._in_flight
+        if batch is None or self._state == "fenced":
+            return
+        took_s = monotonic_s() - batch.began_s
+        slow_s = self._settings.commit_slow_s
+        if took_s > slow_s * _FENCED_AFTER_SLOW:
+            self._fence(batch, f"the disk has not answered for {took_s:.1f} s")
+        elif took_s > slow_s:
+            why = f"the disk has not answered for {slow_s:g} s"
+            left = [future for future in batch.futures if future.cancelled()]
+            self._fail([one for one in batch.futures if not one.done()], AuditOutcomeUnknown, why)
+            batch.futures = left  # if it fails in the end, they are lost, and nobody else counts them
+            self._refuse_waiting(why)
+            self._unavailable_since_s = monotonic_s()
+            self._become("unavailable", why)
+
+    def _fence(self, batch: _Batch, why: str) -> None:
+        self._fail(batch.futures, AuditOutcomeUnknown, why)
+        self._refuse_waiting(why)
+        self._idle.set()  # whatever becomes of the commit, a stop need not wait for it
+        self._become("fenced", why)
+        self._on_fence(why)
+
+    def _refuse_waiting(self, why: str) -> None:
+        """Refuse what waits behind: it would fail the same way, and its callers' time is running."""
+        futures = [future for _, future in self._waiting]
+        self._waiting.clear()
+        self._fail(futures, AuditUnavailable, why)
+        if self._in_flight is None:
             self._idle.set()
 
     def _fail(self, futures: list[asyncio.Future[int]], kind: type[Fault], why: str) -> None:

@@ -31,7 +31,8 @@ class Degraded(msgspec.Struct, frozen=True):
 class ItemReply(msgspec.Struct, omit_defaults=True):
     """One record's part of a reply: an output, or a failure."""
 
-    output: msgspec.Raw | None = None
+    output: msgspec.Raw = msgspec.Raw(b"")
+    """JSON; empty where there is a failure."""
     degraded: Degraded | None = None
     failure: str = ""
     detail: str = ""

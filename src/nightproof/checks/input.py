@@ -62,7 +62,7 @@ class InputChecks:
                 continue  # absent or null: the schema says whether it may be
             pointer = "/" + "/".join(path)
             try:
-                moment = datetime.fromisoformat(written)
+                moment = datetime.fromisoformat(written.upper())  # RFC 3339 has t and z too
             except ValueError:
                 found.append(FieldError(pointer, "not a time that can be read", "format"))
                 continue

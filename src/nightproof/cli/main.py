@@ -111,7 +111,13 @@ def keys() -> None:
 @click.option("--role", type=click.Choice(["predict", "operate", "audit", "admin"]), required=True)
 @click.option("--name", default="", help="Who or what it is for.")
 @click.option("--service", "services", multiple=True, help="Narrow the key to this service; may be repeated.")
-@click.option("--expires-days", type=float, default=90.0, show_default=True, help="0 never expires.")
+@click.option(
+    "--expires-days",
+    type=click.FloatRange(0, 36_500),
+    default=90.0,
+    show_default=True,
+    help="0 never expires.",
+)
 def keys_create(
     state: Path,
     url: str | None,

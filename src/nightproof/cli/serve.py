@@ -60,6 +60,8 @@ def serve(
         name, separator, value = one.partition("=")
         if not separator:
             raise click.UsageError(f"--set {one!r} has no '='. Write --set limits.quota_per_s=100.")
+        if flags.get(name.strip()) is not None:
+            raise click.UsageError(f"{name.strip()} is set twice. Keep one of the two.")
         flags[name.strip()] = value.strip()
     settings = load(config, os.environ, {**flags, "state": state})
     logs.set_up(settings.server.log_format, settings.server.log_level)

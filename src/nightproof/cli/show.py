@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+_WIDE = 200
+
 # No emoji codes: `:…:` in what is printed is somebody's JSON.
-console = Console(highlight=False, emoji=False)
-errors = Console(stderr=True, highlight=False, emoji=False)
+# No table is folded for a terminal that is not there, and no sentence is broken where a program reads it.
+console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
+errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def as_json(value: Any) -> None:

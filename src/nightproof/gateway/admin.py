@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import orjson
@@ -33,13 +33,16 @@ _QUARANTINE = re.compile(r"/admin/quarantine/([A-Za-z0-9_-]{1,64})(?:/(release|r
 _KEY = re.compile(r"/admin/keys/([A-Za-z0-9_-]{1,64})/revoke")
 
 
+_LONGEST_LIFE_DAYS = 36_500
+
+
 class NewKey(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /admin/keys`."""
 
     role: str
     name: str = ""
     services: list[str] = []
-    expires_days: float | None = 90.0
+    expires_days: Annotated[float, msgspec.Meta(gt=0, le=_LONGEST_LIFE_DAYS)] | None = 90.0
 
 
 class Admin:

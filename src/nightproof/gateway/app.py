@@ -223,7 +223,7 @@ class Gateway:
         await _send(send, status, body, headers + self._reply_headers(reply, arrival) + _allow(arrival.fault))
 
     def _oip_response(self, reply: Reply, kept: list[oip.Inference]) -> Response:
-        if reply.ending in ("answered", "degraded") and all(item.output is not None for item in reply.items):
+        if reply.ending in ("answered", "degraded") and not any(item.failure for item in reply.items):
             served = self._house.services[reply.service]
             inference = kept[0] if kept else oip.Inference(id=None, records=[])
             degraded = [item.degraded for item in reply.items if item.degraded is not None]
@@ -233,7 +233,7 @@ class Gateway:
                     model_name=reply.service,
                     release=reply.release,
                     request_id=reply.id,
-                    outputs=[orjson.loads(bytes(item.output or b"null")) for item in reply.items],
+                    outputs=[orjson.loads(bytes(item.output)) for item in reply.items],
                     output_schema=served.live.engine.description.output_schema,
                     degraded=bool(degraded),
                 )

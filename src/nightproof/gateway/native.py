@@ -34,7 +34,7 @@ def _single_body(reply: Reply) -> bytes:
         reply.id.encode(),
         reply.service.encode(),
         reply.release.encode(),
-        bytes(item.output or b"null"),
+        bytes(item.output),
         degraded,
     )
 
@@ -58,7 +58,7 @@ def _item(item: ItemReply) -> bytes:
     degraded = b"null"
     if item.degraded is not None:
         degraded = orjson.dumps({"failure": item.degraded.failure, "by": item.degraded.by})
-    return b'{"output":%b,"degraded":%b}' % (bytes(item.output or b"null"), degraded)
+    return b'{"output":%b,"degraded":%b}' % (bytes(item.output), degraded)
 
 
 def _degraded_header(reply: Reply) -> Headers:

@@ -10,7 +10,8 @@ Answer = Literal["in", "deadline_exceeded", "overloaded"]
 
 def decide_admission(
     *,
-    wait_s: float,
+    queue_s: float,
+    own_s: float,
     remaining_s: float,
     wait_share: float,
     in_flight: int,
@@ -18,17 +19,22 @@ def decide_admission(
     bytes_inside: int,
     most_bytes: int,
 ) -> Answer:
-    """Say whether a request may come in: only if it is expected to be answered well inside its deadline.
+    """Say whether a request may come in: only if it is expected to be answered inside its deadline.
 
-    `wait_s` is the expected time until its answer; it may take `wait_share` of what remains, the rest
-    is margin for a retry and for what the estimate does not know. Endless means that no worker is up,
-    which is not for admission to judge: the fallbacks may still answer.
+    `queue_s` is the expected time until its turn, and may take `wait_share` of what remains; the rest is
+    margin for a retry and for what the estimate does not know. `own_s` is its own time in a worker.
+    When a worker is free it always comes in: an estimate that is too high must not keep itself alive.
+    Endless means that no worker is up, which is not for admission to judge: a fallback may still answer.
     """
     if remaining_s <= 0:
         return "deadline_exceeded"
     if in_flight >= most_in_flight or bytes_inside > most_bytes:
         return "overloaded"
-    if math.isfinite(wait_s) and wait_s > wait_share * remaining_s:
+    if queue_s <= 0 or math.isinf(queue_s):
+        return "in"
+    if own_s > remaining_s:
+        return "deadline_exceeded"
+    if queue_s > wait_share * remaining_s or queue_s + own_s > remaining_s:
         return "overloaded"
     return "in"
 

@@ -86,10 +86,13 @@ class Limiter:
         if len(self._due_s) > _KEYS_KEPT:
             self._due_s.popitem(last=False)
 
-    def grant(self, service: str, *, size_bytes: int, wait_s: float, remaining_s: float) -> Place:
-        """Grant a place, or refuse with a reason. `wait_s` is when the answer is expected."""
+    def grant(
+        self, service: str, *, size_bytes: int, queue_s: float, own_s: float, remaining_s: float
+    ) -> Place:
+        """Grant a place, or refuse with a reason. `queue_s` and `own_s` are the engine's forecast."""
         answer = decide.decide_admission(
-            wait_s=wait_s,
+            queue_s=queue_s,
+            own_s=own_s,
             remaining_s=remaining_s,
             wait_share=self._settings.wait_share,
             in_flight=self._in_flight,
@@ -108,7 +111,7 @@ class Limiter:
                 f"Service {service!r} has more work waiting than this request's deadline allows.",
                 failure="overloaded",
                 hint="Retry after the given delay.",
-                retry_after_s=max(1.0, wait_s if wait_s < 60 else 1.0),
+                retry_after_s=min(60.0, max(1.0, queue_s)),
             )
         self._in_flight += 1
         self._bytes += size_bytes

@@ -14,10 +14,12 @@ def admit(request: Request, story: Story, house: House) -> Place:
     now = monotonic_s()
     house.limiter.spend_quota(request.caller.key_id, now=now)
     standing = sum(not item.failure for item in request.items)
+    forecast = request.release.engine.forecast(standing)
     place = house.limiter.grant(
         request.served.name,
         size_bytes=request.size_bytes,
-        wait_s=request.release.engine.expected_wait_s(standing),
+        queue_s=forecast.queue_s,
+        own_s=forecast.own_s,
         remaining_s=request.deadline_s - now,
     )
     story.admitted = True

@@ -90,12 +90,13 @@ def _refuse_unknown_section(name: str, *, source: str) -> None:
         raise SettingError(f"{source}: the section [{name}] is unknown.", hint=_near(name, SECTIONS))
 
 
-def _choose(chosen: Chosen, name: str, value: object, *, source: str) -> None:
+def _choose(chosen: Chosen, name: str, value: object, *, source: str, is_text: bool = False) -> None:
     one = _BY_DOTTED.get(name) or _SHORT.get(name)
     if one is None:
         raise SettingError(f"{source}: the setting {name} is unknown.", hint=_near(name, _names()))
     _refuse_twice(chosen, one, source=source)
-    chosen[one.dotted] = one.check(value, source=source)
+    # What is typed on the command line is text, of numbers too; a file has types.
+    chosen[one.dotted] = one.parse(str(value), source=source) if is_text else one.check(value, source=source)
 
 
 def _refuse_twice(chosen: Chosen, one: Knob, *, source: str) -> None:
@@ -141,7 +142,7 @@ def _from_flags(flags: Mapping[str, object]) -> Chosen:
             continue
         word = name.replace("-", "_")
         source = f"Flag --{word.replace('.', '-').replace('_', '-')}"
-        _choose(chosen, by_flag.get(word, word), value, source=source)
+        _choose(chosen, by_flag.get(word, word), value, source=source, is_text=isinstance(value, str))
     return chosen
 
 

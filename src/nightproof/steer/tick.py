@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any
 
@@ -18,21 +19,27 @@ async def flush_summaries(summaries: Summaries, ledger: Ledger, ids: RequestIds)
     """Write the counted refusals as summary entries; what cannot be written stays counted."""
     taken = dict(summaries)
     summaries.clear()
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"failure": failure, "service": service, "whose": whose, "count": count}
         for (failure, service, whose), count in sorted(taken.items())
     ]
     for at in range(0, len(lines), _LINES_PER_ENTRY):
         part = lines[at : at + _LINES_PER_ENTRY]
-        count = sum(int(str(line["count"])) for line in part)
+        count = sum(line["count"] for line in part)
         try:
             await ledger.append(make_entry("summary", ids.draw(), utc_us(), lines=part, count=count))
         except (AuditUnavailable, AuditOutcomeUnknown):
-            for line in lines[at:]:
-                summaries[str(line["failure"]), str(line["service"]), str(line["whose"])] += int(
-                    str(line["count"])
-                )
+            _count_again(summaries, lines[at:])
             return
+        except asyncio.CancelledError:
+            # This part is on its way to the ledger; the rest is for the flush at the stop.
+            _count_again(summaries, lines[at + _LINES_PER_ENTRY :])
+            raise
+
+
+def _count_again(summaries: Summaries, lines: list[dict[str, Any]]) -> None:
+    for line in lines:
+        summaries[line["failure"], line["service"], line["whose"]] += line["count"]
 
 
 async def note(ledger: Ledger, ids: RequestIds, kind: str, **named: Any) -> None:

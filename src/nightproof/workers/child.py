@@ -83,6 +83,10 @@ class LoadedService:
             except ValidationError as error:
                 answers[place] = Answer(failure="invalid_input", errors=_field_errors(error))
                 continue
+            except (Exception, SystemExit) as error:  # noqa: BLE001
+                # A validator of the user's may raise anything; it must not cost a worker.
+                answers[place] = _failed(error)
+                continue
             findings, refused = self._check_input(record)
             if refused is not None:
                 answers[place] = refused
@@ -205,12 +209,23 @@ class LoadedService:
         for check in self._service.output_checks:
             found = _ask(check, record, output)
             if isinstance(found, Answer):
-                return found
+                return self._misshapen(written) or found
             if found and check.action == "fall_back":
                 return Answer(failure="unsafe_output", detail=f"{check.name}: {found}")
             if found:
                 findings.append(check.name)
         return Answer(output=written, findings=findings)
+
+    def _misshapen(self, written: bytes) -> Answer | None:
+        """Say what is wrong with an output that a check stumbled over; instances are not validated before."""
+        try:
+            self._output.validate_json(written)
+        except ValidationError as error:
+            return Answer(failure="invalid_output", errors=_field_errors(error))
+        except Exception:  # noqa: BLE001
+            # The user's own validator failed as well: what its check did is told.
+            return None
+        return None
 
 
 class _WrongAnswer(Exception):
@@ -228,9 +243,13 @@ def _json_name(name: str, kind: type[BaseModel]) -> str:
 def _ask(check: DeclaredCheck, *values: Any) -> str | Answer | None:
     """Run a check of the user's. One that raises has not passed: the answer is withheld."""
     try:
-        return check.function(*values)
+        found = check.function(*values)
     except (Exception, SystemExit) as error:  # noqa: BLE001
         return Answer(failure="model_error", detail=f"check {check.name} raised {type(error).__name__}")
+    if found is None or isinstance(found, str):
+        return found
+    told = f"check {check.name} returned {type(found).__name__}, not a text or None"
+    return Answer(failure="model_error", detail=told)
 
 
 def _failed(error: BaseException) -> Answer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 State = Literal["starting", "ready", "busy", "leaving", "gone"]
 
@@ -146,6 +146,15 @@ def next_scale(
     return Scale(active, scale.calm_since_s)
 
 
+class Forecast(NamedTuple):
+    """When an engine expects to answer new jobs, in seconds from now."""
+
+    queue_s: float
+    """Until their turn: what is running and what is queued before them. Zero means that a worker is free."""
+    own_s: float
+    """Their own time in a worker."""
+
+
 class BatchCost:
     """Learn what a batch of n records costs: fixed part plus n × marginal part, in seconds.
 
@@ -187,18 +196,18 @@ class BatchCost:
         self._fixed_s, self._marginal_s = fixed, marginal
 
 
-def expected_wait_s(
-    *, queued: int, new: int, workers: int, max_batch: int, batch_s: float, busy_left_s: float
-) -> float:
-    """Return when `new` jobs behind `queued` others would be answered, in seconds from now.
-
-    `batch_s` is the cost of a full batch of what will queue, `busy_left_s` what the running batches
-    still need. Without workers the wait is endless.
-    """
+def forecast(
+    *, queued: int, new: int, workers: int, max_batch: int, cost: BatchCost, busy_left_s: float
+) -> Forecast:
+    """Say when `new` jobs behind `queued` others would be answered. Without workers the queue is endless."""
     if workers <= 0:
-        return math.inf
-    rounds = math.ceil((queued + new) / (max_batch * workers))
-    return busy_left_s + rounds * batch_s
+        return Forecast(math.inf, 0.0)
+    per_round = max_batch * workers
+    own_rounds = math.ceil(new / per_round)
+    rounds = math.ceil((queued + new) / per_round)
+    own_s = own_rounds * cost.estimate_s(min(max_batch, math.ceil(new / workers)))
+    before_s = (rounds - own_rounds) * cost.estimate_s(max_batch) if rounds > own_rounds else 0.0
+    return Forecast(busy_left_s + before_s, own_s)
 
 
 def newest_first(*, oldest_wait_s: float, budget_s: float) -> bool:

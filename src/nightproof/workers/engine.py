@@ -14,6 +14,7 @@ import msgspec
 
 from nightproof.base.errors import FieldError
 from nightproof.declare.describe import Description
+from nightproof.workers.decide import Forecast
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -45,6 +46,9 @@ class Job(msgspec.Struct, eq=False):
     alone: bool = False
     """Must be the only one in its batch: it was in a batch that died."""
     solo_kills: int = 0
+    """How many workers ended while they held this record alone."""
+    fingerprint: bytes = b""
+    """Of the input; made only when a record is under suspicion."""
     last_failure: str = ""
     batch_size: int = 0
     predict_us: int = 0
@@ -122,8 +126,8 @@ class Engine(Protocol):
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue the jobs; each job's waiter is told its outcome once. Never waits."""
 
-    def expected_wait_s(self, jobs: int) -> float:
-        """Estimate how long that many new jobs would take to be answered, from now."""
+    def forecast(self, jobs: int) -> Forecast:
+        """Estimate when that many new jobs would be answered, if they came now."""
 
     def is_ready(self) -> bool:
         """Say whether a worker that passes its golden cases is up."""

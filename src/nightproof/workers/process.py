@@ -64,6 +64,8 @@ class ChildProcess(asyncio.Protocol):
         self._pidfd = -1
         self._loop = asyncio.get_running_loop()
         self.killed_by_us = False
+        self.broke_its_word = False
+        """It sent what is no message, or let go of its socket: the SIGKILL was ours, the fault its own."""
 
     @property
     def pid(self) -> int:
@@ -125,8 +127,7 @@ class ChildProcess(asyncio.Protocol):
             for body in self._reader.feed(data):
                 self._on_message(self, wire.from_worker.decode(body))
         except (ValueError, msgspec.DecodeError):
-            self.kill()
-            self.killed_by_us = False  # its own doing: counts as a crash
+            self._end_for_its_fault()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See the socket closed (asyncio's callback): a worker without its socket is of no use."""
@@ -136,9 +137,13 @@ class ChildProcess(asyncio.Protocol):
             self._loop.call_later(0.5, self._end_if_lingering)
 
     def _end_if_lingering(self) -> None:
-        if self._popen is not None and self._popen.returncode is None:
-            self.kill()
-            self.killed_by_us = False
+        if self._popen is not None and self._popen.returncode is None and not self.killed_by_us:
+            self._end_for_its_fault()
+
+    def _end_for_its_fault(self) -> None:
+        self.kill()
+        self.killed_by_us = False
+        self.broke_its_word = True
 
     def _reap(self) -> None:
         if self._popen is None:

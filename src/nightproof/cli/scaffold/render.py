@@ -97,7 +97,7 @@ def _type_lines(columns: Sequence[Column], types: dict[str, str]) -> Iterator[st
         yield from (f"{types[c.field]} = {_type_of(c)}" for c in columns if c.field in types)
         return
     yield ""
-    yield "# What the data had. A sample is not the world: what lies outside is answered and flagged."
+    yield "# What the data had. A sample is not the world: what lies outside is served and flagged."
     yield '# Review: to refuse it, write Literal["a", "b"] in place of Annotated[str, Usual(…)],'
     yield "# and Field(ge=0, le=9) in place of Usual(ge=0, le=9)."
     if not types:
@@ -106,27 +106,25 @@ def _type_lines(columns: Sequence[Column], types: dict[str, str]) -> Iterator[st
     for column in columns:
         if column.field not in types:
             continue
-        if column.among is None:
-            yield f"{types[column.field]} = {_type_of(column)}"
-            continue
         whole = f"{types[column.field]} = {_type_of(column)}"
-        if len(whole) <= _WIDTH:
+        if column.among is None or len(whole) <= _WIDTH:
             yield whole
-            continue
-        yield f"{types[column.field]} = Annotated[{_plain_type(column)}, Usual(among=["
-        yield from _wrapped(column.among)
-        yield "])]"
+        else:
+            opening = f"{types[column.field]} = Annotated[{_plain_type(column)}, Usual(among=["
+            yield from _wrapped(opening, column.among)
     yield "# fmt: on"
 
 
-def _wrapped(values: Sequence[str]) -> Iterator[str]:
-    line = "   "
-    for value in values:
-        word = f" {_quoted(value)},"
-        if len(line) + len(word) > _WIDTH and line.strip():
+def _wrapped(opening: str, values: Sequence[str]) -> Iterator[str]:
+    """Write the values behind the opening, and close its brackets, on as many lines as it takes."""
+    line, indent = opening, ""
+    for place, value in enumerate(values):
+        word = f"{_quoted(value)}{'])]' if place == len(values) - 1 else ','}"
+        if len(line) + 1 + len(word) > _WIDTH and line != opening:
             yield line
-            line = "   "
-        line += word
+            line, indent = "   ", " "
+        line += f"{indent}{word}"
+        indent = " "
     yield line
 
 
