@@ -19,7 +19,7 @@ from rich.console import Console
 
 from benchmarks import faults, footprint, load, machine, openloop, ours, peers, report, systems
 from benchmarks.load import FULL, QUICK, Pace
-from benchmarks.report import Findings, Row
+from benchmarks.promises import Findings, Row
 from benchmarks.systems import NotRun, Running
 
 RESULTS = systems.HERE / "results"
@@ -62,6 +62,7 @@ def measure_row(bench: Bench, name: str, title: str, subject: Running, baseline:
 
 def run_load(bench: Bench) -> None:
     """Measure Nightproof beside the baseline, batching on and off."""
+    load.wrk_program()
     with systems.start(peers.BASELINE, bench.results) as baseline:
         for service, title in (
             ("fast", "Nightproof, everything on"),
@@ -76,6 +77,7 @@ def run_load(bench: Bench) -> None:
 
 def run_peers(bench: Bench) -> None:
     """Measure every neighbour beside the same baseline."""
+    load.wrk_program()
     with systems.start(peers.BASELINE, bench.results) as baseline:
         for recipe in peers.NEIGHBOURS:
             bench.say(f"{recipe.title}: install and start")

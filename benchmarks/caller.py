@@ -100,6 +100,16 @@ class Outcome:
         return 200 <= self.status < 300
 
 
+def _settles(ended: "asyncio.Future[tuple[int, bytes]]") -> WhenAnswered:
+    """Give the callback that ends the wait, unless the waiter has left."""
+
+    def answered(status: int, body: bytes) -> None:
+        if not ended.done():
+            ended.set_result((status, body))
+
+    return answered
+
+
 async def ask_once(port: int, request: bytes, patience_s: float) -> Outcome:
     """Send one request on a connection of its own and wait for its ending."""
     loop = asyncio.get_running_loop()
@@ -109,9 +119,9 @@ async def ask_once(port: int, request: bytes, patience_s: float) -> Outcome:
         connection = await connect(port, keep_body=True)
     except OSError:
         return Outcome(begun, loop.time(), LOST)
-    connection.ask(request, lambda status, body: ended.done() or ended.set_result((status, body)))
+    connection.ask(request, _settles(ended))
     try:
-        status, body = await asyncio.wait_for(asyncio.shield(ended), patience_s)
+        status, body = await asyncio.wait_for(ended, patience_s)
     except TimeoutError:
         status, body = SILENT, b""
     connection.close()
@@ -172,5 +182,5 @@ class Crowd:
     @staticmethod
     async def _ask(connection: Connection, request: bytes) -> tuple[int, bytes]:
         ended: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-        connection.ask(request, lambda status, body: ended.done() or ended.set_result((status, body)))
+        connection.ask(request, _settles(ended))
         return await ended

@@ -99,7 +99,8 @@ def _run_wrk(target: Running, connections: int, seconds: float, bodies: Path) ->
     )
     for line in done.stdout.splitlines():
         if line.startswith("BENCH "):
-            return json.loads(line.removeprefix("BENCH "))
+            told: dict[str, int] = json.loads(line.removeprefix("BENCH "))
+            return told
     raise NotRun(f"wrk gave no result against {target.title}: {(done.stderr or done.stdout).strip()[-200:]}")
 
 

