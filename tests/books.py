@@ -108,7 +108,9 @@ def books_balance(state: Path, served: Served) -> Books:
 
     assert exit_code == 0
     assert arrivals == sum(endings.values())
-    assert books.total == arrivals, f"{arrivals:g} arrivals, {books.total} recorded: {by_failure} {books.failures}"
+    assert books.total == arrivals, (
+        f"{arrivals:g} arrivals, {books.total} recorded: {by_failure} {books.failures}"
+    )
     assert +books.failures == +by_failure
     assert books.stop is not None
     assert books.stop["arrivals"] == arrivals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import threading
@@ -74,7 +75,9 @@ class Callers:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.end()
 
     def end(self) -> None:
@@ -131,3 +134,38 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state not in "ZX"
+
+
+async def offer(served: Served, *, rate_per_s: float, for_s: float) -> list[Told]:
+    """Send requests at a fixed rate whatever comes back (open loop), each at once on a free connection."""
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    told: list[Told] = []
+    headers = "".join(f"{name}: {value}\r\n" for name, value in served.headers.items())
+
+    async def one(number: int) -> None:
+        record = {"x": float(number)}
+        body = json.dumps(record)
+        reader, writer = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(
+            f"POST /services/{served.service}/predict HTTP/1.1\r\nhost: test\r\n{headers}"
+            f"content-length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        named = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+        answer = json.loads(await reader.readexactly(int(named["content-length"])))
+        if "retry-after" in named:
+            answer["retry-after"] = int(named["retry-after"])
+        told.append(Told(record, int(head.split(" ")[1]), named.get("x-request-id", ""), answer))
+        idle.append((reader, writer))
+
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    tasks = []
+    for number in range(int(rate_per_s * for_s)):
+        await asyncio.sleep(max(0.0, began_s + number / rate_per_s - loop.time()))
+        tasks.append(loop.create_task(one(number)))
+    await asyncio.gather(*tasks)
+    for _, writer in idle:
+        writer.close()
+    await asyncio.gather(*(writer.wait_closed() for _, writer in idle), return_exceptions=True)
+    return told

@@ -144,10 +144,13 @@ class Runtime:
         else:
             self.state.mark_stopped()
         await self.house.ledger.stop()
-        if self._reader is not None:
-            self._reader.close()
-        for room in (self.keyring, self.quarantine, self._registry):
-            room.close()
+        for store in (self._reader, self.keyring, self.quarantine, self._registry):
+            try:
+                if store is not None:
+                    store.close()
+            except (StorageUnavailable, StorageOutcomeUnknown) as error:
+                # On a failed disk a file may not even close; the others must, and the exit code stands.
+                log("not_closed", level="warning", why=str(error))
         log("stopped")
 
     async def _note_start(self) -> None:

@@ -297,15 +297,21 @@ def test_a_record_that_does_not_fit_is_refused_where_it_does_not(
     refused(mirror.predict(told(record)), 422, "invalid_input", pointer)
 
 
-@pytest.mark.parametrize("body", [None, 7, "a", True, 1.5, [None], [7], ["a"], [[]], [[{"text": "a"}]]], ids=repr)
+@pytest.mark.parametrize(
+    "body", [None, 7, "a", True, 1.5, [None], [7], ["a"], [[]], [[{"text": "a"}]]], ids=repr
+)
 def test_what_is_no_record_is_refused(mirror: Served, body: Any):
     problem = refused(mirror.predict_bytes(json.dumps(body).encode()), 422, "invalid_input")
 
-    assert problem["errors"] == [{"pointer": "/0" if isinstance(body, list) else "", "detail": "expected an object"}]
+    assert problem["errors"] == [
+        {"pointer": "/0" if isinstance(body, list) else "", "detail": "expected an object"}
+    ]
 
 
 def test_every_wrong_field_is_told(mirror: Served):
-    problem = refused(mirror.predict({"count": "x", "share": 2, "colour": 7, "more": 1}), 422, "invalid_input")
+    problem = refused(
+        mirror.predict({"count": "x", "share": 2, "colour": 7, "more": 1}), 422, "invalid_input"
+    )
 
     assert {error["pointer"] for error in problem["errors"]} == {"", "/count", "/share", "/colour", "/text"}
 
@@ -349,7 +355,9 @@ def test_control_characters_in_free_text_are_refused(mirror: Served, record: dic
     assert [item.get("failure") for item in many.json()["items"]] == [None, "invalid_input"]
 
 
-@pytest.mark.parametrize("text", ["tab\there", "line\nline", "\r\n", "back\\slash", "\\u0000 written out", "\\b"])
+@pytest.mark.parametrize(
+    "text", ["tab\there", "line\nline", "\r\n", "back\\slash", "\\u0000 written out", "\\b"]
+)
 def test_lines_tabs_and_backslashes_are_no_control_characters(mirror: Served, text: str):
     assert mirror.predict(told({"text": text})).json()["output"]["text"] == text
 
@@ -360,7 +368,9 @@ def test_a_field_whose_pattern_allows_control_characters_takes_them(mirror: Serv
 
 def test_naughty_strings_come_back_as_they_were_sent(mirror: Served):
     """Zero-width, right-to-left, zalgo, emoji, script and shell fragments: data, nothing else."""
-    answers = [mirror.predict([told({"text": text}) for text in half]) for half in (NAUGHTY[:154], NAUGHTY[154:])]
+    answers = [
+        mirror.predict([told({"text": text}) for text in half]) for half in (NAUGHTY[:154], NAUGHTY[154:])
+    ]
     items = [item for answer in answers for item in answer.json()["items"]]
 
     assert len(items) == len(NAUGHTY) == 308
@@ -376,7 +386,13 @@ def test_naughty_strings_come_back_as_they_were_sent(mirror: Served):
 
 @pytest.mark.parametrize(
     "as_of",
-    [ago(days=29, hours=23, minutes=59), ago(minutes=-4), ago(hours=1), ago(hours=1).replace("+00:00", "z").lower(), None],
+    [
+        ago(days=29, hours=23, minutes=59),
+        ago(minutes=-4),
+        ago(hours=1),
+        None,
+        ago(hours=1).replace("+00:00", "z").lower(),
+    ],
 )
 def test_a_time_inside_its_window_is_taken(mirror: Served, as_of: str | None):
     assert mirror.predict(told({"as_of": as_of})).status_code == 200
@@ -426,7 +442,12 @@ def test_one_bad_record_of_a_hundred_is_refused_alone(mirror: Served):
 
 
 def test_each_record_of_a_list_ends_by_its_own_failure(mirror: Served):
-    records = [told({}), told({"count": -1}), told({"as_of": "1970-01-01T00:00:00Z"}), told({"text": "forbidden"})]
+    records = [
+        told({}),
+        told({"count": -1}),
+        told({"as_of": "1970-01-01T00:00:00Z"}),
+        told({"text": "forbidden"}),
+    ]
 
     items = mirror.predict(records).json()["items"]
 

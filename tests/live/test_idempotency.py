@@ -102,7 +102,9 @@ def test_two_hundred_at_once_are_one_run(mirror: Served, key: str):
         async with httpx.AsyncClient(
             base_url=mirror.base_url, headers=headers, timeout=30, limits=limits
         ) as many:
-            return await asyncio.gather(*(many.post("/services/mirror/predict", json=body) for _ in range(200)))
+            return await asyncio.gather(
+                *(many.post("/services/mirror/predict", json=body) for _ in range(200))
+            )
 
     answers = asyncio.run(send_all())
     last = mirror.predict(body, idempotency_key=key)
@@ -177,7 +179,12 @@ def test_a_list_is_repeated_with_each_of_its_items(mirror: Served, key: str):
     first = mirror.predict(records, idempotency_key=key)
     again = mirror.predict(records, idempotency_key=key)
 
-    assert [item.get("failure") for item in first.json()["items"]] == [None, "invalid_input", "invalid_input", None]
+    assert [item.get("failure") for item in first.json()["items"]] == [
+        None,
+        "invalid_input",
+        "invalid_input",
+        None,
+    ]
     assert again.content == first.content
     assert is_replayed(again)
 
@@ -192,7 +199,9 @@ def test_a_key_in_quotes_is_the_same_key(mirror: Served, key: str):
 
 @pytest.mark.parametrize("bad", ["x" * 256, "two words", '""', "caf\u00e9".encode(), b"\x7f"], ids=repr)
 def test_what_cannot_be_a_key_is_refused(mirror: Served, bad: str | bytes):
-    answer = mirror.client.post("/services/mirror/predict", json={"text": "a"}, headers={"idempotency-key": bad})
+    answer = mirror.client.post(
+        "/services/mirror/predict", json={"text": "a"}, headers={"idempotency-key": bad}
+    )
 
     assert (answer.status_code, answer.json()["failure"]) == (400, "malformed_request")
 
@@ -227,7 +236,9 @@ def test_a_key_belongs_to_its_protocol(mirror: Served, key: str):
     """The same bytes mean another thing on another route, so they are another body."""
     mirror.predict({"text": "a"}, idempotency_key=key)
 
-    answer = mirror.client.post("/v2/models/mirror/infer", json={"text": "a"}, headers={"idempotency-key": key})
+    answer = mirror.client.post(
+        "/v2/models/mirror/infer", json={"text": "a"}, headers={"idempotency-key": key}
+    )
 
     assert (answer.status_code, answer.headers["nightproof-failure"]) == (422, "idempotency_conflict")
 

@@ -21,10 +21,12 @@ GOOD = {"text": "a"}
 
 def ask(served: Served, key: str | None = None, **headers: str) -> httpx.Response:
     """Ask for a prediction with this key and nothing of the usual client's."""
-    head = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = served.client.build_request("POST", "/services/mirror/predict", json=GOOD)
+    del request.headers["authorization"]
+    request.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
     if key is not None:
-        head["authorization"] = f"Bearer {key}"
-    return httpx.post(f"{served.base_url}/services/mirror/predict", json=GOOD, headers=head)
+        request.headers["authorization"] = f"Bearer {key}"
+    return served.client.send(request)
 
 
 def problem(answer: httpx.Response) -> tuple[int, str]:
@@ -115,7 +117,7 @@ def test_a_key_does_only_what_its_role_allows(mirror: Served):
     audit, operate = key_of(mirror, "audit")["key"], key_of(mirror, "operate")["key"]
 
     def status(key: str, path: str = "/admin/status") -> int:
-        return httpx.get(f"{mirror.base_url}{path}", headers={"authorization": f"Bearer {key}"}).status_code
+        return mirror.client.get(path, headers={"authorization": f"Bearer {key}"}).status_code
 
     assert problem(ask(mirror, audit)) == (403, "forbidden")
     assert ask(mirror, operate).status_code == 200
@@ -187,7 +189,9 @@ def test_a_revoked_key_is_out_within_a_second(mirror: Served):
 
 
 def test_keys_are_made_listed_and_revoked_without_a_server(state: Path):
-    made = keys(state, "create", "--role", "audit", "--name", "[/b] the [red]auditor[/]", "--expires-days", "0")
+    made = keys(
+        state, "create", "--role", "audit", "--name", "[/b] the [red]auditor[/]", "--expires-days", "0"
+    )
     shown = run_nightproof("keys", "list", "--state", str(state))
     revoked = keys(state, "revoke", made["id"])
 
@@ -228,7 +232,10 @@ def test_the_last_use_of_a_key_is_seen(mirror: Served):
     ask(mirror, made["key"])
 
     def is_seen() -> bool:
-        return any(key["id"] == made["id"] and key["last_used"] for key in mirror.operate("GET", "/admin/keys").json())
+        return any(
+            key["id"] == made["id"] and key["last_used"]
+            for key in mirror.operate("GET", "/admin/keys").json()
+        )
 
     wait_until(is_seen, within_s=3)
 
@@ -339,7 +346,9 @@ def test_a_flood_of_strangers_leaves_summaries_only(own: Served):
     assert books.total == 5_001
     assert [leaf["ending"] for leaf in books.requests] == ["answered"]
     assert len(books.summaries) <= took_s / 0.5 + 3
-    size_bytes = sum(len(e.leaf) + len(e.payload or b"") for e in entries_of(own.state) if e.kind == "summary")
+    size_bytes = sum(
+        len(e.leaf) + len(e.payload or b"") for e in entries_of(own.state) if e.kind == "summary"
+    )
     assert size_bytes < 20_000
     assert {line["failure"] for line in books.lines} == {"unauthenticated", "unknown_service"}
     assert {line["whose"] for line in books.lines} == {"127.0.0.1"}
@@ -352,14 +361,22 @@ def test_whatever_callers_do_every_arrival_has_one_ending_and_one_record(own: Se
     audit = key_of(own, "audit")["key"]
 
     endings = [own.predict({"text": f"number {n}"}).status_code for n in range(20)]
-    endings += [own.predict([{"text": "a"}, {"text": 7}]).status_code, own.predict([{"text": 7}] * 3).status_code]
+    endings += [
+        own.predict([{"text": "a"}, {"text": 7}]).status_code,
+        own.predict([{"text": 7}] * 3).status_code,
+    ]
     endings += [own.predict(GOOD, idempotency_key="twice").status_code for _ in range(2)]
     endings += [own.predict({"text": "b"}, idempotency_key="twice").status_code]
-    endings += [own.predict_bytes(b"{").status_code, own.predict_bytes(b"", content_type="text/plain").status_code]
+    endings += [
+        own.predict_bytes(b"{").status_code,
+        own.predict_bytes(b"", content_type="text/plain").status_code,
+    ]
     endings += [own.predict({"text": "a", "slow_ms": 300}, x_request_timeout_ms="30").status_code]
     endings += [own.predict({"text": "once", "fail_first": True}).status_code]
     endings += [ask(own, key).status_code for key in (None, "x", audit)]
-    endings += [own.client.get(path).status_code for path in (name, "/nothing", "/admin/status", "/livez", "/metrics")]
+    endings += [
+        own.client.get(path).status_code for path in (name, "/nothing", "/admin/status", "/livez", "/metrics")
+    ]
     endings += [own.client.post("/services/nothing/predict", json=GOOD).status_code]
     for begun in (
         request(own, name, b'{"text":"a","slow_ms":500}', *headers),  # leaves while the model works

@@ -192,7 +192,9 @@ def test_a_regressor_answers_numbers_from_the_columns_it_uses(tmp_path: Path):
     assert loaded.trouble == ""
     assert list(loaded.fields) == TAXI_INPUTS
     assert loaded.output["properties"]["fare"]["type"] == "number"
-    row = pd.DataFrame([empty]).astype({"payment": "str", "pickup_borough": "str"})
+    texts = {name: data[name].dtype for name in ("payment", "pickup_borough")}
+    row = pd.DataFrame([{name: np.nan if value is None else value for name, value in empty.items()}])
+    row = row.astype(texts)
     assert loaded.answers[0]["fare"] == pytest.approx(model.predict(row)[0])
     assert "unused  pickup" in result.output
     assert_well_formatted(folder)

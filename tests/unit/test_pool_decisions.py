@@ -239,7 +239,9 @@ def scaled(active: int, *, calm_since_s: float | None = None, **seen: Any) -> Sc
 def test_the_number_follows_the_wait_with_hysteresis():
     assert scaled(1, wait_s=0.11) == Scale(2)
     assert scaled(4, wait_s=9.0) == Scale(4)
-    assert scaled(2, wait_s=0.05, calm_since_s=NOW - 19) == Scale(2), "neither late nor calm: calm starts over"
+    assert scaled(2, wait_s=0.05, calm_since_s=NOW - 19) == Scale(2), (
+        "neither late nor calm: calm starts over"
+    )
     assert scaled(2, calm_since_s=None) == Scale(2, NOW)
     assert scaled(2, calm_since_s=NOW - 19) == Scale(2, NOW - 19)
     assert scaled(2, calm_since_s=NOW - 20) == Scale(1)

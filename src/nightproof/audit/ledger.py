@@ -30,6 +30,8 @@ from nightproof.storage.ledger_store import LedgerStore, Row
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 
 State = Literal["open", "unavailable", "fenced", "closed"]
+_SIBLINGS = 4
+_GATHER_S = 0.001
 _PROBE_EVERY_S = 0.5
 _WATCH_EVERY_S = 0.25
 _FENCED_AFTER_SLOW = 5
@@ -102,6 +104,8 @@ class Ledger:
         self._in_flight: _Batch | None = None
         """What the writer has in hand."""
         self._flush_is_due = False
+        self._gather_timer: asyncio.TimerHandle | None = None
+        self._others = 0
         self._unavailable_since_s = 0.0
         self._commits = self._rows = 0
         self._last_commit_s = self._longest_commit_s = self._commit_sum_s = 0.0
@@ -138,10 +142,11 @@ class Ledger:
         self._thread = None
         self._become("closed", "the server stopped")
 
-    def append(self, entry: Entry) -> asyncio.Future[int]:
+    def append(self, entry: Entry, *, others: int = 0) -> asyncio.Future[int]:
         """Queue an entry; the future gives its sequence number once it is durable.
 
-        It raises AuditUnavailable (not recorded) or AuditOutcomeUnknown (nobody can say).
+        `others` is the number of requests at work that will need a commit soon: where there are several,
+        the commit waits a millisecond for them, since it costs the same for one row as for ten. It raises AuditUnavailable (not recorded) or AuditOutcomeUnknown (nobody can say).
         """
         future: asyncio.Future[int] = self._loop.create_future()
         if self._state in ("fenced", "closed"):
@@ -152,9 +157,12 @@ class Ledger:
             return future
         self._waiting.append((entry, future))
         self._idle.clear()
+        self._others = others
         if self._in_flight is None and not self._flush_is_due:
-            # At the end of this turn of the loop: what arrives in the same turn goes in one commit.
-            self._flush_is_due = True
+            self._plan_flush()
+        elif self._gather_timer is not None and len(self._waiting) > others:
+            self._gather_timer.cancel()
+            self._gather_timer = None
             self._loop.call_soon(self._flush)
         return future
 
@@ -195,8 +203,20 @@ class Ledger:
 
     # -- on the loop --------------------------------------------------------------------------
 
+    def _plan_flush(self) -> None:
+        """Flush at the end of this turn of the loop, or a moment later where company is on its way.
+
+        PostgreSQL's commit_delay and commit_siblings are the model.
+        """
+        self._flush_is_due = True
+        if self._others < _SIBLINGS:
+            self._loop.call_soon(self._flush)
+        else:
+            self._gather_timer = self._loop.call_later(_GATHER_S, self._flush)
+
     def _flush(self) -> None:
         self._flush_is_due = False
+        self._gather_timer = None
         if self._in_flight is not None or not self._waiting:
             return
         rows: list[Row] = []
@@ -237,7 +257,8 @@ class Ledger:
                 if not future.done():
                     future.set_result(row[0])
             if self._waiting:
-                self._flush()
+                if not self._flush_is_due:
+                    self._plan_flush()
             else:
                 self._idle.set()
             if self._state == "unavailable":

@@ -37,13 +37,14 @@ def make_entry(
     kind: str,
     entry_id: str,
     at_us: int,
+    facts: dict[str, Any],
     *,
     payload: bytes | None = None,
     idem: bytes | None = None,
-    **named: Any,
 ) -> Entry:
-    """Build an entry: the leaf from what is named, the content apart."""
-    leaf = orjson.dumps(
-        {"v": LEAF_VERSION, "kind": kind, "id": entry_id, "at": at_us, **named}, option=orjson.OPT_SORT_KEYS
-    )
-    return Entry(entry_id, at_us, kind, leaf, payload, idem)
+    """Build an entry: the leaf from the facts, which are completed in place, and the content apart."""
+    facts["v"] = LEAF_VERSION
+    facts["kind"] = kind
+    facts["id"] = entry_id
+    facts["at"] = at_us
+    return Entry(entry_id, at_us, kind, orjson.dumps(facts, option=orjson.OPT_SORT_KEYS), payload, idem)

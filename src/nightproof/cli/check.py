@@ -95,13 +95,14 @@ def _look_closer(description: Description, folder: Path, found: _Findings) -> No
         found.advice.append(
             {
                 "what": "No fallback is declared: when the model fails, callers get an error.",
-                "do": "Declare fallbacks=[fallback.constant(…)] or another way, if a degraded answer is better than none.",
+                "do": "Declare fallbacks=[fallback.constant(…)] or another, if a degraded answer beats none.",
             }
         )
     if description.latency_p99_ms is not None and description.latency_p99_ms > description.deadline_ms:
         found.advice.append(
             {
-                "what": f"latency_p99_ms ({description.latency_p99_ms:g}) is beyond deadline_ms ({description.deadline_ms}).",
+                "what": f"latency_p99_ms ({description.latency_p99_ms:g}) is beyond"
+                f" deadline_ms ({description.deadline_ms}).",
                 "do": "Promise less than the deadline, or raise deadline_ms.",
             }
         )

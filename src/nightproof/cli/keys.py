@@ -89,7 +89,7 @@ def _note(folder: StateFolder, act: str, **named: Any) -> None:
     """Record the act, as the server would."""
     store = LedgerStore(folder.ledger_db)
     try:
-        entry = make_entry("operator", RequestIds().draw(), utc_us(), who="local", act=act, **named)
+        entry = make_entry("operator", RequestIds().draw(), utc_us(), {"who": "local", "act": act, **named})
         store.append(
             [(store.last_seq() + 1, entry.id, entry.at_us, entry.kind, entry.idem, entry.leaf, entry.payload)]
         )

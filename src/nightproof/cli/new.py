@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import msgspec
 
 from nightproof.base.errors import DeclarationError, NightproofError
 from nightproof.cli.scaffold.children import ask
@@ -82,15 +83,7 @@ def new(
         if model is None or data is None:
             _write_starter(folder)
         else:
-            question = Question(
-                folder="",
-                file="",
-                source=str(model),
-                data=str(data),
-                target=target,
-                mask=list(mask),
-                rows=rows,
-            )
+            question = Question(source=str(model), data=str(data), target=target, mask=list(mask), rows=rows)
             _write_from(folder, model, question, timeout_s=timeout_s)
     except NightproofError as error:
         _tell_error(error)
@@ -136,10 +129,7 @@ def _write_starter(folder: Path) -> None:
 def _write_from(folder: Path, model: Path, question: Question, *, timeout_s: float) -> None:
     with _built_beside(folder) as staging:
         file = _copy_model(model, staging / "artifacts")
-        asked = Question(
-            folder=str(staging), file=file, source=question.source, data=question.data,
-            target=question.target, mask=question.mask, rows=question.rows,
-        )  # fmt: skip
+        asked = msgspec.structs.replace(question, folder=str(staging), file=file)
         plan = ask("probe", asked, Plan, timeout_s=timeout_s)
         _copy_modules(plan.modules, staging)
         _write(staging / "service.py", service_text(folder.name, plan))
@@ -156,8 +146,9 @@ def _write_from(folder: Path, model: Path, question: Question, *, timeout_s: flo
 @contextmanager
 def _built_beside(folder: Path) -> Iterator[Path]:
     """Give a folder to build in, and move it into place when all went well; leave nothing otherwise."""
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)).resolve()
+    staging = folder
     try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)).resolve()
         yield staging
         staging.chmod(0o777 & ~_umask())
         if folder.exists():
@@ -168,7 +159,8 @@ def _built_beside(folder: Path) -> Iterator[Path]:
             f"{folder} cannot be written: {error}.", hint="Is the disk full, or the folder read-only?"
         ) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging != folder:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -82,8 +82,11 @@ async def _say_how_to_use(server: Server) -> None:
             )
         return
     out = show.console
+    names, state = ", ".join(sorted(runtime.house.services)), shlex.quote(str(runtime.settings.state))
+    # Soft-wrapped, all of it: a line that is broken by us cannot be pasted.
     out.print(
-        f"[bold green]nightproof[/] serves {', '.join(sorted(runtime.house.services))} at [bold]{server.url}[/]  (docs: {server.url}/docs)"
+        f"[bold green]nightproof[/] serves {names} at [bold]{server.url}[/]  (docs: {server.url}/docs)",
+        soft_wrap=True,
     )
     key = "$KEY"
     if first:
@@ -103,9 +106,9 @@ async def _say_how_to_use(server: Server) -> None:
         out.print("admin key, shown once; keep it now:")
         out.print(f"  {key}", soft_wrap=True)
     else:
-        out.print(
-            f"make a key:  nightproof keys create --role predict --state {shlex.quote(str(runtime.settings.state))}"
-        )
+        out.print("make a key, shown once:", soft_wrap=True)
+        make = f"  KEY=$(nightproof keys create --role predict --state {state}); echo $KEY"
+        out.print(make, soft_wrap=True, markup=False)
     for name in sorted(runtime.house.services):
         example = runtime.first_golden_input(name)
         if example is None:
@@ -113,12 +116,10 @@ async def _say_how_to_use(server: Server) -> None:
         insecure = " --insecure" if server.url.startswith("https") else ""
         out.print(f"try {name}:", soft_wrap=True)
         out.print(
-            f"  curl{insecure} -s {server.url}/services/{name}/predict -H 'Authorization: Bearer {key}'"
+            f'  curl{insecure} -s {server.url}/services/{name}/predict -H "Authorization: Bearer {key}"'
             f" -H 'Content-Type: application/json' -d {shlex.quote(example)}",
             soft_wrap=True,
             markup=False,
         )
-    out.print(
-        "watch it:  nightproof status"
-        + ("" if str(runtime.settings.state) == ".nightproof" else f" --state {runtime.settings.state}")
-    )
+    flag = "" if state == ".nightproof" else f" --state {state}"
+    out.print(f"watch it:  nightproof status{flag}", soft_wrap=True, markup=False)

@@ -55,7 +55,8 @@ def print_status(told: dict[str, Any]) -> None:
     )
     ledger = told["ledger"]
     show.console.print(
-        f"ledger {ledger['state']}: {ledger['last_seq'] + 1} entries, longest commit {ledger['longest_commit_s'] * 1e3:.1f} ms"
+        f"ledger {ledger['state']}: {ledger['last_seq'] + 1} entries,"
+        f" longest commit {ledger['longest_commit_s'] * 1e3:.1f} ms"
         f" · in flight {told['in_flight']} · memory {told['memory_bytes'] / 1e6:.0f} MB"
         f" · disk free {told['disk_free_bytes'] / 1e9:.1f} GB"
     )

@@ -322,7 +322,8 @@ class Gateway:
 
     def _reply_headers(self, reply: Reply, arrival: Arrival) -> Headers:
         stages = ", ".join(["%s;dur=%.3f" % (stage, us / 1_000) for stage, us in reply.stages_us])  # noqa: UP031 - faster
-        trace_id = arrival.trace_id or self._house.ids.draw_hex(32)
+        # Without a trace of the caller's, the request's own id is the trace: 32 hex digits either way.
+        trace_id = arrival.trace_id or arrival.id.replace("-", "0")
         headers: Headers = [
             (b"x-request-id", arrival.id.encode()),
             (b"traceparent", f"00-{trace_id}-{arrival.id[-16:]}-01".encode()),

@@ -123,6 +123,11 @@ class Limiter:
         self._bytes -= place.size_bytes
         self._by_service[place.service] -= 1
 
+    @property
+    def in_flight(self) -> int:
+        """Count the requests that have a place now."""
+        return self._in_flight
+
     def snapshot(self) -> LimiterSnapshot:
         """Return a frozen picture of what is inside."""
         return LimiterSnapshot(self._in_flight, self._bytes, dict(self._by_service), len(self._due_s))

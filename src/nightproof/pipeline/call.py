@@ -38,12 +38,12 @@ async def ask(
     timer = loop.call_at(deadline_s, _give_up, waiter, release)
     try:
         await waiter.future
+    except BaseException:
+        waiter.give_up("caller_gone")  # frees what a cancelled caller still holds
+        raise
     finally:
         timer.cancel()
-        waiter.give_up(
-            "caller_gone"
-        )  # frees what a cancelled caller still holds; no effect when all are told
-    return jobs, [outcome or Outcome(failure="internal_error") for outcome in waiter.outcomes]
+    return jobs, waiter.outcomes
 
 
 def _give_up(waiter: Waiter, release: ServedRelease) -> None:

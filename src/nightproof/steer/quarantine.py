@@ -72,7 +72,7 @@ async def replay(store: QuarantineStore, entry_id: str, engine: Engine) -> dict[
         await asyncio.wait_for(waiter.future, _REPLAY_WITHIN_S)
     except TimeoutError:
         waiter.give_up("deadline_exceeded")
-    outcome = waiter.outcomes[0] or Outcome(failure="internal_error")
+    outcome = waiter.outcomes[0]
     if outcome.failure:
         return {"id": entry_id, "answered": False, "failure": outcome.failure}
     store.mark_replayed(entry_id)

@@ -27,7 +27,7 @@ async def flush_summaries(summaries: Summaries, ledger: Ledger, ids: RequestIds)
         part = lines[at : at + _LINES_PER_ENTRY]
         count = sum(line["count"] for line in part)
         try:
-            await ledger.append(make_entry("summary", ids.draw(), utc_us(), lines=part, count=count))
+            await ledger.append(make_entry("summary", ids.draw(), utc_us(), {"lines": part, "count": count}))
         except (AuditUnavailable, AuditOutcomeUnknown):
             _count_again(summaries, lines[at:])
             return
@@ -44,7 +44,7 @@ def _count_again(summaries: Summaries, lines: list[dict[str, Any]]) -> None:
 
 async def note(ledger: Ledger, ids: RequestIds, kind: str, **named: Any) -> None:
     """Write one entry about the server or an operator's act. Raises AuditUnavailable if it cannot be recorded."""
-    await ledger.append(make_entry(kind, ids.draw(), utc_us(), **named))
+    await ledger.append(make_entry(kind, ids.draw(), utc_us(), named))
 
 
 async def try_again(ledger: Ledger, ids: RequestIds) -> None:

@@ -389,7 +389,8 @@ class Worker:
         except (Exception, SystemExit) as error:  # noqa: BLE001
             # load() is user code and may raise anything; the engineer gets its traceback.
             text = "".join(traceback.format_exception(error)[-6:]).strip()
-            self._send(wire.LoadFailed("model_unavailable", f"load raised {type(error).__name__}\n{text}"))
+            told = f"load raised {type(error).__name__}\n{text}"
+            self._send(wire.LoadFailed("model_unavailable", told, "mend load; the last lines name the place"))
         else:
             if trouble:
                 self._send(

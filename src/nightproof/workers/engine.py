@@ -28,6 +28,9 @@ class Outcome(msgspec.Struct, frozen=True):
     """What the service's own checks flagged without refusing."""
 
 
+_NOT_YET = Outcome(failure="internal_error", detail="not answered yet")
+
+
 class Job(msgspec.Struct, eq=False):
     """One record on its way through an engine. Owned by the event loop; mutable until it is done."""
 
@@ -63,13 +66,14 @@ class Waiter:
     def __init__(self, future: asyncio.Future[None]) -> None:
         self.future = future
         self.jobs: list[Job] = []
-        self.outcomes: list[Outcome | None] = []
+        self.outcomes: list[Outcome] = []
+        """By the jobs' places; all of them real once the future is done."""
         self.remaining = 0
 
     def add(self, job: Job) -> None:
         """Wait for this job too."""
         self.jobs.append(job)
-        self.outcomes.append(None)
+        self.outcomes.append(_NOT_YET)
         self.remaining += 1
 
     def tell(self, job: Job, outcome: Outcome) -> None:

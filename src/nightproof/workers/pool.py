@@ -148,6 +148,8 @@ class Pool:
 
     def forecast(self, jobs: int) -> Forecast:
         """Estimate when `jobs` new ones would be answered."""
+        if not self._line and any(slot.state == "ready" for slot in self._slots.values()):
+            return Forecast(0.0, self._cost.estimate_s(min(jobs, self.description.max_batch)))
         busy_left_s = 0.0
         workers = min(self._loaded, self.description.workers_max)
         running = [slot.batch for slot in self._slots.values() if slot.batch is not None]

@@ -64,6 +64,7 @@ class OpenModel(Protocol):
 
 
 def imported(module: str, extra: str) -> Any:
+    """Import a package of one of our extras. Raises Unfit with the line that installs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -73,6 +74,7 @@ def imported(module: str, extra: str) -> Any:
 
 
 def missing_module(error: ModuleNotFoundError) -> Unfit:
+    """Say which package a model file needs."""
     name = (error.name or "?").split(".")[0]
     package = {"sklearn": "nightproof[sklearn]", "skimage": "scikit-image", "cv2": "opencv-python"}.get(
         name, name
@@ -84,6 +86,7 @@ def missing_module(error: ModuleNotFoundError) -> Unfit:
 
 
 def asked(ask: Any, rows: Any) -> Any:
+    """Ask the model, and turn whatever it raises into Unfit."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -110,6 +113,7 @@ def one_answer_a_row(predicted: Any, row_count: int) -> list[Label]:
 
 
 def as_numbers(labels: list[Label]) -> list[Label]:
+    """Return the answers as floats. Raises Unfit for texts."""
     try:
         return [float(label) for label in labels]
     except ValueError as error:
@@ -117,6 +121,7 @@ def as_numbers(labels: list[Label]) -> list[Label]:
 
 
 def first_lines(error: BaseException) -> str:
+    """Return the beginning of an error's text, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:4])
     return text if len(text) <= 400 else text[:400] + "…"

@@ -133,16 +133,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What the command asks of the probe."""
 
-    folder: str
-    """The folder being written; the model's copy is in its `artifacts`."""
-    file: str
-    """The model's name inside `artifacts`."""
     source: str
     """Where the model came from: modules beside it may be needed."""
     data: str
     target: str
     mask: list[str]
     rows: int
+    """At most so many are copied as reference."""
+    folder: str = ""
+    """The folder being written; the model's copy is in its `artifacts`."""
+    file: str = ""
+    """The model's name inside `artifacts`."""
 
 
 class Failed(msgspec.Struct, frozen=True):

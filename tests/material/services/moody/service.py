@@ -46,7 +46,7 @@ class Moody(Model[Given, Answer]):
     def predict(self, batch: list[Given]) -> list[Answer]:
         if any(given.act == "turn" for given in batch):
             self.turned = True
-        if any(given.act == "die" for given in batch):
+        if any(given.act == "die" for given in batch) and mood() != "healed":
             os._exit(3)
         wrong = 1.0 if self.turned or mood() == "wrong" else 0.0
         return [Answer(y=given.x * 2 + wrong) for given in batch]

@@ -2,13 +2,14 @@
 
 import time
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from nightproof import Model, Service
 
 
 class Given(BaseModel):
     x: float
+    ms: float = Field(default=20.0, ge=0, le=200)
 
 
 class Answer(BaseModel):
@@ -17,7 +18,7 @@ class Answer(BaseModel):
 
 class Slow(Model[Given, Answer]):
     def predict(self, batch: list[Given]) -> list[Answer]:
-        time.sleep(0.02 * len(batch))
+        time.sleep(sum(given.ms for given in batch) / 1_000)
         return [Answer(y=given.x * 2) for given in batch]
 
 
