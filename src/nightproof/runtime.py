@@ -77,7 +77,7 @@ class Runtime:
         self._tick_task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._reader: LedgerReader | None = None
-        self._disk_free_bytes = 0
+        self._disk_free_bytes = state.disk_free_bytes()
         self._disk_seen_s = 0.0
         self._was_unclean = False
         self.keyring = Keyring(state.keyring_db, state.keyring_pepper)
@@ -344,10 +344,10 @@ class Runtime:
             await asyncio.sleep(_TICK_S)
             now = monotonic_s()
             try:
-                self.keyring.refresh(now)
                 if now - self._disk_seen_s > _DISK_EVERY_S:
                     self._disk_seen_s = now
                     self._disk_free_bytes = self.state.disk_free_bytes()
+                self.keyring.refresh(now)
                 if now - poison_s > 5.0:
                     poison_s = now
                     self.refresh_poison()
@@ -371,17 +371,16 @@ class Runtime:
             parts.append(see("services", ok=False, why="still loading"))
         for name, served in self.house.services.items():
             picture = served.live.engine.snapshot()
-            why = picture.trouble or ("no worker is ready" if not served.live.engine.is_ready() else "")
-            parts.append(see(f"workers:{name}", ok=served.live.engine.is_ready(), why=why))
-            parts.append(
-                see(
-                    f"restarts:{name}", ok=not picture.backing_off, why="restart budget used up", needed=False
-                )
-            )
+            ready = served.live.engine.is_ready()
+            # The first line only: health opens without a key, and what follows is the user's traceback.
+            why = "" if ready else (picture.trouble or "no worker is ready").partition("\n")[0]
+            parts.append(see(f"workers:{name}", ok=ready, why=why))
+            spent = "restart budget used up" if picture.backing_off else ""
+            parts.append(see(f"restarts:{name}", ok=not spent, why=spent, needed=False))
             if served.standby is not None:
                 ready = served.standby.engine.is_ready()
                 parts.append(see(f"standby:{name}", ok=ready, why="" if ready else "not ready", needed=False))
-        low = 0 < self._disk_free_bytes < self.settings.ledger.disk_low_bytes
+        low = self._disk_free_bytes < self.settings.ledger.disk_low_bytes
         parts.append(
             see("disk", ok=not low, why=f"{self._disk_free_bytes} bytes free" if low else "", needed=False)
         )
@@ -435,7 +434,7 @@ class Runtime:
             limiter=self.house.limiter.snapshot(),
             ledger=self.house.ledger.snapshot(),
             memory_bytes=proc.rss_bytes(),
-            disk_free_bytes=self._disk_free_bytes or self.state.disk_free_bytes(),
+            disk_free_bytes=self._disk_free_bytes,
         )
 
     def engine_of(self, service: str) -> Engine | None:

@@ -131,9 +131,14 @@ def write_service(folder: Path, source: str, golden: str = GOLDEN) -> Path:
     return folder
 
 
+def run(*arguments: str, env: dict[str, str] | None = None) -> click.testing.Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(cli, arguments, env=env)
+
+
 def check(folder: Path, *flags: str) -> click.testing.Result:
     """Run `nightproof check` in this process; the service runs in a child all the same."""
-    return CliRunner().invoke(cli, ["check", str(folder), *flags])
+    return run("check", str(folder), *flags)
 
 
 def test_a_good_folder_is_told_so_with_advice(tmp_path: Path):
@@ -218,7 +223,7 @@ def test_what_is_no_service_folder_is_told_so(tmp_path: Path):
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_a_usage_error(arguments: str):
-    done = CliRunner().invoke(cli, arguments.split())
+    done = run(*arguments.split())
 
     assert done.exit_code == 2
     assert "Usage:" in done.stderr
@@ -239,7 +244,7 @@ def test_every_verb_explains_itself():
 
     assert ["keys", "revoke"] in every
     for path in every:
-        done = CliRunner().invoke(cli, [*path, "--help"])
+        done = run(*path, "--help")
         assert done.exit_code == 0
         assert "Usage:" in done.stdout
         assert "--help" in done.stdout
@@ -264,7 +269,7 @@ def test_a_setting_that_cannot_be_is_told_before_anything_is_loaded(
     state: Path, flags: list[str], env: dict[str, str], says: str
 ):
     began_s = time.monotonic()
-    done = CliRunner().invoke(cli, ["serve", MIRROR, "--state", str(state), *flags], env=env)
+    done = run("serve", MIRROR, "--state", str(state), *flags, env=env)
 
     assert done.exit_code == 2, done.output
     assert says in " ".join(done.stderr.split())
@@ -334,7 +339,7 @@ def test_status_tells_workers_rate_latency_and_endings(mirror: Served):
     wait_until(lambda: mirror.status()["services"][0]["recent"] is not None)
 
     shown = run_nightproof("status", "--state", str(mirror.state))
-    told = json.loads(run_nightproof("status", "--state", str(mirror.state), "--json").stdout)
+    told = json.loads(run("status", "--state", str(mirror.state), "--json").stdout)
 
     assert shown.returncode == 0, shown.stderr
     for word in ("ready", "mirror", "dev-", "p99", "answered", "refused", "ledger open", mirror.base_url):
@@ -350,11 +355,11 @@ def test_status_tells_workers_rate_latency_and_endings(mirror: Served):
 def test_status_asks_by_address_with_a_key(mirror: Served):
     operate = mirror.operate("POST", "/admin/keys", {"role": "operate"}).json()["key"]
 
-    good = run_nightproof("status", "--url", mirror.base_url, "--json", env={"NIGHTPROOF_KEY": operate})
-    weak = run_nightproof("status", "--url", mirror.base_url, env={"NIGHTPROOF_KEY": mirror.key})
+    good = run("status", "--url", mirror.base_url, "--json", env={"NIGHTPROOF_KEY": operate})
+    weak = run("status", "--url", mirror.base_url, env={"NIGHTPROOF_KEY": mirror.key})
 
     assert json.loads(good.stdout)["ready"] is True
-    assert weak.returncode == 1
+    assert weak.exit_code == 1
     assert "forbidden" in weak.stderr
 
 
@@ -363,7 +368,7 @@ def test_status_asks_by_address_with_a_key(mirror: Served):
 )
 def test_status_without_a_server_says_so_and_makes_nothing(tmp_path: Path, flags: list[str]):
     idle, absent = tmp_path / "idle", tmp_path / "absent"
-    run_nightproof("keys", "list", "--state", str(idle))
+    run("keys", "list", "--state", str(idle))
 
     done = run_nightproof("status", *(word.format(idle=idle, absent=absent) for word in flags))
 

@@ -151,7 +151,7 @@ class Ledger:
         future: asyncio.Future[int] = self._loop.create_future()
         if self._state in ("fenced", "closed"):
             future.set_exception(
-                AuditUnavailable(f"The audit log takes no entries: {self._why}.", hint=_SEE_RUNBOOK)
+                AuditUnavailable("The audit log takes no entries at present.", hint=_RETRY)
             )
             future.exception()  # seen: the caller may have left
             return future
@@ -311,7 +311,7 @@ class Ledger:
             self._on_lost(unwaited)  # entries whose callers had left: nobody else counts them
         for future in futures:
             if not future.done():
-                future.set_exception(kind(f"The audit log could not be written: {why}.", hint=_SEE_RUNBOOK))
+                future.set_exception(kind(_TOLD[kind], hint=_RETRY))
                 future.exception()  # seen: a caller who left must not leave a warning
 
     def _become(self, state: State, why: str) -> None:
@@ -385,4 +385,9 @@ class Ledger:
             pass  # nothing more is owed: every answered entry was durable before
 
 
-_SEE_RUNBOOK = "See the runbook: /runbooks/audit_unavailable."
+# Callers are told that, not why: the reason names paths, and stands in the log, in health and in status.
+_TOLD: dict[type[Fault], str] = {
+    AuditUnavailable: "The audit log could not be written, so no answer goes out.",
+    AuditOutcomeUnknown: "Whether the audit log holds this request is not known, so no answer goes out.",
+}
+_RETRY = "Retry with an Idempotency-Key; the operator is told."

@@ -22,23 +22,20 @@ class Client:
     """Operators' requests."""
 
     def __init__(self, state: Path, url: str | None, key: str | None) -> None:
+        self._headers: dict[str, str] = {}
+        self._socket: str | None = None
         if url:
-            headers = {"authorization": f"Bearer {key}"} if key else {}
-            self._client = httpx.Client(
-                base_url=url, headers=headers, timeout=_WITHIN_S, follow_redirects=False
-            )
-            self._where = url
+            if key:
+                self._headers["authorization"] = f"Bearer {key}"
+            self._base_url = self._where = url
             return
         if not state.is_dir():
             raise NotRunning(
                 f"There is no state folder {state}.",
                 hint="Start a server with `nightproof serve FOLDER`, or name its folder with --state.",
             )
-        path = StateFolder.open(state, create=False).socket
-        self._client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(path)), base_url="http://nightproof", timeout=_WITHIN_S
-        )
-        self._where = str(state)
+        self._socket = str(StateFolder.open(state, create=False).socket)
+        self._base_url, self._where = "http://nightproof", str(state)
 
     def get(self, path: str) -> Any:
         """Ask; return the JSON answer. Raises NightproofError with the server's own words."""
@@ -50,7 +47,11 @@ class Client:
 
     def _ask(self, method: str, path: str, body: Any) -> Any:
         try:
-            answer = self._client.request(method, path, json=body)
+            transport = httpx.HTTPTransport(uds=self._socket) if self._socket else None
+            with httpx.Client(
+                base_url=self._base_url, headers=self._headers, transport=transport, timeout=_WITHIN_S
+            ) as client:
+                answer = client.request(method, path, json=body)
         except httpx.TransportError as error:
             raise NotRunning(
                 f"No server answers for {self._where}.",

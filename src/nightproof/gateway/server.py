@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ from nightproof.watch.log import log
 
 EXIT_FENCED = 70
 _BACKLOG = 2_048
+_OPEN_FILES = 65_536
 _GC_THRESHOLDS = (20_000, 20, 50)
 """Requests make next to no cycles, so the collector's default of a walk each 700 objects was 14 % of the CPU."""
 _HANDSHAKE_S = 5.0
@@ -251,8 +253,15 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system grants: a shell's usual 1,024 is under `connections_total`."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _OPEN_FILES), most))
+
+
 def serve(settings: Settings, folders: Sequence[Path], on_ready: OnReady) -> int:
     """Serve the folders until told to stop. Returns the exit code; raises NightproofError if it cannot start."""
+    _raise_file_limit()
     state = StateFolder.open(settings.state, unsafe_fs=settings.server.unsafe_fs)
     state.lock()
 

@@ -21,9 +21,13 @@ from nightproof.base.values import Reply
 from nightproof.pipeline.house import House
 from nightproof.pipeline.reply import reply_of
 from nightproof.pipeline.story import Item, Story
+from nightproof.watch.log import Sparing
 
 _KEPT_BODY_BYTES = 64 * 1024
 _MOST_SUMMARY_KEYS = 10_000
+_DETAIL_IS_OURS = frozenset({"model_error", "model_out_of_memory", "invalid_output"})
+"""Failures whose detail is a kind and a place, or words of the schema; others may quote the service's author."""
+_failures = Sparing()
 _reply_encoder = msgspec.json.Encoder()
 
 
@@ -68,6 +72,8 @@ def record_abandoned(story: Story, house: House) -> None:
 
 def _finish(story: Story, house: House) -> None:
     story.mark("record")
+    if story.ending != "answered" and story.items:
+        _log_failures(story)
     house.running_keys.discard(story.idem)
     house.meters.count_story(
         service=story.service,
@@ -78,6 +84,24 @@ def _finish(story: Story, house: House) -> None:
         stages_us=story.stages_us,
         items=story.items,
     )
+
+
+def _log_failures(story: Story) -> None:
+    """Log what our side could not answer, or only by a fallback: names, kinds and places, never content."""
+    for item in story.items:
+        failure = item.failure or (item.degraded.failure if item.degraded is not None else "")
+        if failure and CATALOGUE[failure].statuses[0] >= 500:
+            _failures.log(
+                "request_failed" if item.failure else "request_degraded",
+                (story.service, failure),
+                now=story.marked_s,
+                id=story.arrival.id,
+                service=story.service,
+                release=story.release,
+                failure=failure,
+                detail=item.detail if failure in _DETAIL_IS_OURS else "",
+            )
+            return
 
 
 def _is_shared(story: Story) -> bool:

@@ -35,6 +35,25 @@ def log(event: str, *, level: str = "info", **named: Any) -> None:
     getattr(structlog.get_logger(), level)(event, **named)
 
 
+class Sparing:
+    """Log an event at most once a second for each of its kinds, with the number that were left out."""
+
+    def __init__(self, *, most_kinds: int = 1_000) -> None:
+        self._most_kinds = most_kinds
+        self._said: dict[tuple[str, ...], tuple[float, int]] = {}
+
+    def log(self, event: str, kind: tuple[str, ...], *, now: float, **named: Any) -> None:
+        """Log the event, or count it into the next one of its kind."""
+        said_s, left_out = self._said.get(kind, (0.0, 0))
+        if now - said_s < 1.0:
+            self._said[kind] = (said_s, left_out + 1)
+            return
+        if len(self._said) >= self._most_kinds:
+            self._said.clear()
+        self._said[kind] = (now, 0)
+        log(event, level="warning", left_out=left_out, **named)
+
+
 def log_unexpected(error: BaseException, *, request_id: str = "", service: str = "") -> None:
     """Log an exception that nobody expected: its type and where it arose, not its text, which may hold data."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]

@@ -341,8 +341,9 @@ class Pool:
         slot.batch = None
         if slot.state == "busy":  # and not on its way out: the answers count, but it gets no more
             self._turn(slot, "ready")
-        now = monotonic_s()
-        self._cost.learn(len(batch.jobs), now - batch.handed_s)
+        # By the worker's own clock: the loop's would count its own lag as the model's, and under overload
+        # the lag that refusals make would bring more refusals.
+        self._cost.learn(len(batch.jobs), done.predict_us / 1e6)
         if done.alone:
             for job in batch.jobs:
                 job.attempts += 1
@@ -407,7 +408,13 @@ class Pool:
     def _load_failed(self, slot: Slot, failed: wire.LoadFailed) -> None:
         self._trouble = failed.text
         self._golden_ok = failed.failure != "golden_case_failed"
-        self._observe("load_failed", service=self._name, release=self.release, failure=failed.failure)
+        self._observe(
+            "load_failed",
+            service=self._name,
+            release=self.release,
+            failure=failed.failure,
+            why=failed.text.partition("\n")[0],
+        )
         if self._first is not None and not self._first.done():
             self._first.set_exception(DeclarationError(failed.text, hint=failed.hint))
         self._end(slot, "load_failed")
