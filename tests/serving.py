@@ -29,7 +29,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_nightproof(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_nightproof(
+    *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     return subprocess.run(
         [sys.executable, "-m", "nightproof", *arguments],
@@ -81,7 +83,9 @@ class Served:
         """Send these very bytes."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.client.post(
-            f"/services/{self.service}/predict", content=body, headers={"content-type": "application/json", **named}
+            f"/services/{self.service}/predict",
+            content=body,
+            headers={"content-type": "application/json", **named},
         )
 
     def status(self) -> dict[str, Any]:

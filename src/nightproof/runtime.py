@@ -180,7 +180,7 @@ class Runtime:
 
     async def _serve_folder(self, folder: Path) -> None:
         """Take a snapshot of the folder, load it, and make it live: later edits of the folder change nothing."""
-        bundle = await asyncio.to_thread(snapshot, folder.resolve(), self.state.bundles)
+        bundle = await asyncio.to_thread(lambda: snapshot(folder.resolve(), self.state.bundles))
         label = f"dev-{bundle.digest[:8]}"
         pool = self._pool(bundle.path, label)
         try:

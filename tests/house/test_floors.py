@@ -44,9 +44,7 @@ def lines_of_code(text: str) -> int:
 
 
 def test_imports_go_down_the_floors_only():
-    program = (
-        "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(cache_dir=None, no_cache=True))"
-    )
+    program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(cache_dir=None, no_cache=True))"
 
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
@@ -96,7 +94,13 @@ def test_only_the_clock_reads_the_time():
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            if called in {"time.time", "time.monotonic", "time.perf_counter", "datetime.now", "datetime.utcnow"}:
+            if called in {
+                "time.time",
+                "time.monotonic",
+                "time.perf_counter",
+                "datetime.now",
+                "datetime.utcnow",
+            }:
                 found.append(f"{name_of(path)}:{node.lineno}")  # type: ignore[attr-defined]
 
     assert found == []

@@ -111,7 +111,9 @@ class Rooms:
 
     def arrival(self, one: Sent) -> Arrival:
         """Make the request."""
-        records: list[Any] = [{"x": "bad"} if act == "invalid" else {"x": 1.0, "act": act} for act in one.acts]
+        records: list[Any] = [
+            {"x": "bad"} if act == "invalid" else {"x": 1.0, "act": act} for act in one.acts
+        ]
         body = b"{" if one.garbage else orjson.dumps(records if one.many else records[0])
 
         async def read_body(most_bytes: int) -> bytes:

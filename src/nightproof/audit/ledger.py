@@ -146,13 +146,12 @@ class Ledger:
         """Queue an entry; the future gives its sequence number once it is durable.
 
         `others` is the number of requests at work that will need a commit soon: where there are several,
-        the commit waits a millisecond for them, since it costs the same for one row as for ten. It raises AuditUnavailable (not recorded) or AuditOutcomeUnknown (nobody can say).
+        the commit waits a millisecond for them, since it costs the same for one row as for ten. The
+        future raises AuditUnavailable (not recorded) or AuditOutcomeUnknown (nobody can say).
         """
         future: asyncio.Future[int] = self._loop.create_future()
         if self._state in ("fenced", "closed"):
-            future.set_exception(
-                AuditUnavailable("The audit log takes no entries at present.", hint=_RETRY)
-            )
+            future.set_exception(AuditUnavailable("The audit log takes no entries at present.", hint=_RETRY))
             future.exception()  # seen: the caller may have left
             return future
         self._waiting.append((entry, future))
@@ -264,8 +263,8 @@ class Ledger:
             if self._state == "unavailable":
                 self._become("open", "")
         elif isinstance(error, StorageUnavailable):
-            self._fail(batch.futures, AuditUnavailable, error.text)
-            self._refuse_waiting(error.text)
+            self._fail(batch.futures, AuditUnavailable)
+            self._refuse_waiting()
             self._unavailable_since_s = monotonic_s()
             self._become("unavailable", error.text)
         else:
@@ -284,28 +283,28 @@ class Ledger:
         elif took_s > slow_s:
             why = f"the disk has not answered for {slow_s:g} s"
             left = [future for future in batch.futures if future.cancelled()]
-            self._fail([one for one in batch.futures if not one.done()], AuditOutcomeUnknown, why)
+            self._fail([one for one in batch.futures if not one.done()], AuditOutcomeUnknown)
             batch.futures = left  # if it fails in the end, they are lost, and nobody else counts them
-            self._refuse_waiting(why)
+            self._refuse_waiting()
             self._unavailable_since_s = monotonic_s()
             self._become("unavailable", why)
 
     def _fence(self, batch: _Batch, why: str) -> None:
-        self._fail(batch.futures, AuditOutcomeUnknown, why)
-        self._refuse_waiting(why)
+        self._fail(batch.futures, AuditOutcomeUnknown)
+        self._refuse_waiting()
         self._idle.set()  # whatever becomes of the commit, a stop need not wait for it
         self._become("fenced", why)
         self._on_fence(why)
 
-    def _refuse_waiting(self, why: str) -> None:
+    def _refuse_waiting(self) -> None:
         """Refuse what waits behind: it would fail the same way, and its callers' time is running."""
         futures = [future for _, future in self._waiting]
         self._waiting.clear()
-        self._fail(futures, AuditUnavailable, why)
+        self._fail(futures, AuditUnavailable)
         if self._in_flight is None:
             self._idle.set()
 
-    def _fail(self, futures: list[asyncio.Future[int]], kind: type[Fault], why: str) -> None:
+    def _fail(self, futures: list[asyncio.Future[int]], kind: type[Fault]) -> None:
         unwaited = sum(future.done() for future in futures)
         if unwaited:
             self._on_lost(unwaited)  # entries whose callers had left: nobody else counts them

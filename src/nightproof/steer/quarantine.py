@@ -10,7 +10,7 @@ import orjson
 
 from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.storage.quarantine import QuarantineEntry, QuarantineStore
-from nightproof.workers.engine import Engine, Job, Outcome, Waiter
+from nightproof.workers.engine import Engine, Job, Waiter
 
 _REPLAY_WITHIN_S = 30.0
 
