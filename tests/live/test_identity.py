@@ -111,6 +111,15 @@ def test_a_key_in_the_address_is_not_read(mirror: Served):
     assert mirror.key not in answer.text
 
 
+def test_two_keys_are_no_key(mirror: Served):
+    """Whichever a proxy before us went by, we might go by the other."""
+    headers = [("authorization", f"Bearer {mirror.key}"), ("authorization", "Bearer other")]
+
+    answer = mirror.client.post("/services/mirror/predict", json=GOOD, headers=headers)
+
+    assert problem(answer) == (401, "unauthenticated")
+
+
 def test_a_stranger_is_told_nothing_about_services_or_bodies(mirror: Served):
     for path in ("/services/mirror/predict", "/services/no-such/predict"):
         answer = httpx.post(f"{mirror.base_url}{path}", content=b"{", headers={"content-type": "text/plain"})

@@ -76,7 +76,7 @@ class Call:
     def token(self) -> str | None:
         """Return the bearer token, if the request carries one."""
         value = self.headers.get(b"authorization")
-        if value is None or value[:7].lower() != b"bearer ":
+        if value is None or value[:7].lower() != b"bearer " or b"authorization" in self.repeated:
             return None
         return value[7:].strip().decode("latin-1")
 
