@@ -150,8 +150,9 @@ def serving(
     with log.open("ab") as sink:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "nightproof", "serve", str(path)),
-                *"--state", str(state), "--port", str(port), *flags],
+                sys.executable, "-m", "nightproof", "serve", str(path),
+                "--state", str(state), "--port", str(port), *flags,
+            ],
             stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})},
         )  # fmt: skip
     base_url = f"{scheme}://127.0.0.1:{port}"

@@ -80,7 +80,7 @@ WRONG: dict[str, tuple[Change, str, str]] = {
     "a name that is no part of a URL": (instead('"twice"', '"Twice it!"'), "'Twice it!'", "lower-case letter"),
     "an instance for a model": (instead("model=Twice", "model=Twice()"), "model is <service.Twice", "a class"),
     "a model without types": (instead("Model[Asked, Answer]", "Model"), "what goes in and what comes out", "Model["),
-    "a type that is not Pydantic's": (instead("Model[Asked,", "Model[dict,"), "is not a Pydantic model", "Model[MyInput, MyOutput]"),
+    "a type that is not Pydantic's": (instead("Model[Asked,", "Model[dict,"), "not a Pydantic model", "Model[My"),
     "no predict": (instead("def predict(", "def predicts("), "Twice has no predict", "Define predict"),
     "a batch of nobody knows what": (instead("batch: list[Asked]", "batch"), "does not say what batch", "list[Asked]"),
     "a batch of another type": (

@@ -164,7 +164,7 @@ def _fallbacks(service: Service, answer: type[BaseModel]) -> list[FallbackDescri
                     f"Service {service.name!r}: fallback.constant is given {type(way.answer).__name__}.",
                     hint=f"Give an instance of the output type {answer.__name__}.",
                 )
-            body = TypeAdapter(answer).dump_json(way.answer)
+            body = TypeAdapter(answer).dump_json(way.answer, by_alias=True)
         described.append(FallbackDescription(way.kind, body, way.max_age_s))
     return described
 
