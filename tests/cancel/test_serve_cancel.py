@@ -280,7 +280,6 @@ def test_stopped_while_a_thread_decodes_its_body_it_is_abandoned():
     assert books.entries == 1
 
 
-@pytest.mark.xfail(strict=True, reason="pipeline.record: the commit's failure is overtaken by the cancel")
 def test_stopped_in_the_turn_in_which_its_record_fails_it_is_counted_once():
     async def when(stage: Stage) -> None:
         await after(TURNS)(stage)

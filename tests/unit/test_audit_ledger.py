@@ -217,5 +217,5 @@ def test_the_errors_say_what_to_do(kind: type[AuditUnavailable | AuditOutcomeUnk
     error = asyncio.run(run())
 
     assert isinstance(error, kind)
-    assert "runbook" in error.hint
+    assert "Retry" in error.hint
     assert error.failure == kind.code

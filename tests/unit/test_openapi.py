@@ -110,12 +110,6 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]):
     schemathesis.openapi.from_dict(document).validate()
 
 
-def test_an_independent_validator_agrees(document: dict[str, Any]):
-    validator = pytest.importorskip("openapi_spec_validator", exc_type=ImportError)
-
-    validator.validate(document)
-
-
 def test_a_server_without_services_has_a_valid_document_too():
     empty = openapi.document([], version="1.2.3")
 

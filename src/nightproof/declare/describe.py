@@ -64,7 +64,7 @@ def types_of(model: type[Model[Any, Any]]) -> tuple[type[BaseModel], type[BaseMo
                     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
                         raise DeclarationError(
                             f"{model.__name__}: the {word} type {kind!r} is not a Pydantic model.",
-                            hint="Declare class MyModel(nightproof.Model[MyInput, MyOutput]) of Pydantic models.",
+                            hint="Declare class MyModel(nightproof.Model[MyInput, MyOutput]) of BaseModel types.",
                         )
                 return given, answer
     raise DeclarationError(

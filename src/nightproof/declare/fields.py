@@ -26,7 +26,7 @@ class Fresh:
     """Refuse a time that is older than `max_age`, or further ahead than `ahead` (clocks differ a little).
 
     Use it on a `datetime` field: `as_of: Annotated[datetime, Fresh(timedelta(days=30))]`.
-    A time without a zone is taken as UTC.
+    A time without its offset is refused, as by every `datetime` field: nobody knows which hour it names.
     """
 
     max_age: timedelta

@@ -7,6 +7,7 @@ an attack; everything else has its own entry, and nobody is answered before it i
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any
 
@@ -39,21 +40,18 @@ async def record(story: Story, house: House) -> None:
         )
     else:
         try:
-            story.appended = True
-            await house.ledger.append(entry_of(story), others=house.limiter.in_flight)
+            story.appended = house.ledger.append(entry_of(story), others=house.limiter.in_flight)
+            # An idempotency key is held until the entry can be found, even if its caller leaves meanwhile.
+            await (asyncio.shield(story.appended) if story.idem else story.appended)
         except (AuditUnavailable, AuditOutcomeUnknown) as fault:
-            # No answer goes out unrecorded: whatever it was, it ends as this.
-            story.items = []
-            story.end_by(fault)
-            story.ending = "failed"
-            count_shed(house, story.failure, story.service, "")
+            _end_unrecorded(story, house, fault)
     _finish(story, house)
 
 
 def record_abandoned(story: Story, house: House) -> None:
     """Record a request whose caller has left. Nobody waits for the entry, so nobody awaits it here."""
-    if story.appended:
-        _finish(story, house)  # it left while the record was on its way: the ending is the recorded one
+    if story.appended is not None:
+        _finish_without_its_caller(story, house, story.appended)
         return
     cut_by = story.arrival.cut_by()
     if cut_by is not None:
@@ -68,6 +66,33 @@ def record_abandoned(story: Story, house: House) -> None:
     else:
         house.ledger.append(entry_of(story)).cancel()  # recorded all the same; only the waiting is off
     _finish(story, house)
+
+
+def _end_unrecorded(story: Story, house: House, fault: Fault) -> None:
+    """End a story by its ledger's fault: no answer goes out unrecorded, whatever it was."""
+    story.items = []
+    story.end_by(fault)
+    story.ending = "failed"
+    count_shed(house, story.failure, story.service, "")
+
+
+def _finish_without_its_caller(story: Story, house: House, appended: asyncio.Future[int]) -> None:
+    """Finish a story whose caller left while the record was on its way: the ending is the recorded one."""
+    if appended.done():
+        fault = None if appended.cancelled() else appended.exception()
+        if isinstance(fault, Fault):
+            _end_unrecorded(story, house, fault)
+    elif story.idem:
+        idem, story.idem = story.idem, b""
+        appended.add_done_callback(lambda done: _let_go(done, idem, house))
+    _finish(story, house)
+
+
+def _let_go(done: asyncio.Future[int], idem: bytes, house: House) -> None:
+    """Free an idempotency key once the entry is durable; count an entry that failed with nobody waiting."""
+    house.running_keys.discard(idem)
+    if not done.cancelled() and done.exception() is not None:
+        count_shed(house, "audit_unavailable", "", "")
 
 
 def _finish(story: Story, house: House) -> None:

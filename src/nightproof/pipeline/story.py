@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -92,7 +93,7 @@ class Story(msgspec.Struct, eq=False):
     idem_body: bytes = b""
     replay: Reply | None = None
     admitted: bool = False
-    appended: bool = False
+    appended: asyncio.Future[int] | None = None
     """Its entry is on the way to the ledger, with the ending as it stands."""
     deadline_s: float = 0.0
 

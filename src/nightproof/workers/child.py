@@ -265,9 +265,14 @@ def _failed(error: BaseException) -> Answer:
 
 def _field_errors(error: ValidationError) -> list[FieldError]:
     return [
-        FieldError("".join(f"/{part}" for part in one["loc"]), _message(one), str(one["type"]))
+        FieldError("".join(f"/{_escaped(str(part))}" for part in one["loc"]), _message(one), str(one["type"]))
         for one in error.errors(include_url=False, include_context=False, include_input=False)[:20]
     ]
+
+
+def _escaped(part: str) -> str:
+    """Write one part of a JSON pointer (RFC 6901)."""
+    return part.replace("~", "~0").replace("/", "~1")
 
 
 def _message(one: Any) -> str:

@@ -1,6 +1,7 @@
-"""A service that says back what it was told, and how many records it has answered. For tests only."""
+"""A service that says back what it was told, and how often it has heard that. For tests only."""
 
 import time
+from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,13 +30,13 @@ class Said(BaseModel):
     text: str
     code: str | None
     wide: int | None
-    run: int = Field(description="how many records this worker has answered, this one included")
+    run: int = Field(description="how often this worker has answered this very text, this time included")
     confidence: Confidence
 
 
 class Mirror(Model[Told, Said]):
     def load(self, artifacts: Path) -> None:
-        self.runs = 0
+        self.runs: Counter[str] = Counter()
         self.seen: set[str] = set()
 
     def predict(self, batch: list[Told]) -> list[Said]:
@@ -47,8 +48,8 @@ class Mirror(Model[Told, Said]):
         if told.fail_first and told.text not in self.seen:
             self.seen.add(told.text)
             raise ValueError("the first time")
-        self.runs += 1
-        return Said(text=told.text, code=told.code, wide=told.wide, run=self.runs, confidence=0.9)
+        self.runs[told.text] += 1
+        return Said(text=told.text, code=told.code, wide=told.wide, run=self.runs[told.text], confidence=0.9)
 
 
 service = Service(
