@@ -7,6 +7,7 @@ process: user code may print, exit, leak or hang here and nowhere else. It dies 
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import operator
 import os
@@ -34,7 +35,8 @@ from nightproof.workers.wire import Answer
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = "500"
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
+"""Large enough for a usual batch; a buffer of a megabyte would be mapped and unmapped for each frame."""
 _TOLERANCE = 1e-6
 _WATCHED_PACKAGES = (
     "numpy",
@@ -402,6 +404,8 @@ class Worker:
                     wire.LoadFailed("golden_case_failed", trouble, "mend the model, or the golden case")
                 )
             else:
+                gc.collect()
+                gc.freeze()  # what the model loaded stays: the collector need not walk it again
                 self._send(wire.Loaded(self._loaded.golden_cases, _versions()))
 
     def _send(self, message: wire.FromWorker) -> None:
