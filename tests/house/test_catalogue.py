@@ -1,4 +1,4 @@
-"""The catalogue of failures is complete: each mode has its page, alert, drill and status, and none is made up elsewhere."""
+"""The catalogue of failures is complete: each mode has its page, alert, drill and status; none is made up elsewhere."""
 
 from __future__ import annotations
 

@@ -52,6 +52,8 @@ class Job(msgspec.Struct, eq=False):
     """How many workers ended while they held this record alone."""
     fingerprint: bytes = b""
     """Of the input; made only when a record is under suspicion."""
+    died_of: tuple[str, ...] = ()
+    """Why the workers ended that held it, one after the other."""
     last_failure: str = ""
     batch_size: int = 0
     predict_us: int = 0

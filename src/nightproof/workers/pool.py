@@ -36,7 +36,10 @@ _BUSY_OVER_S = 5.0
 _MEASURE_EVERY_S = 1.0
 _SETTLE_S = 10.0
 _GOLDEN_PATIENCE_S = 5.0
-_MOST_ATTEMPTS = {"model_timeout": 2, "model_crash": 3, "model_out_of_memory": 2, "killed": 5}
+_MOST_DEATHS = {"model_timeout": 2, "model_crash": 3, "model_out_of_memory": 2, "killed": 5}
+"""How often a job's worker may end by a cause before the job does. Each cause by itself: who was with a worker
+that the system killed has not used up a try with a worker that hangs."""
+_MOST_DEATHS_IN_ALL = 6
 _OUTPUT_MOST_BYTES = 1 << 20
 
 
@@ -511,18 +514,21 @@ class Pool:
         failure = {"memory_limit": "model_out_of_memory", "model_timeout": "model_timeout"}.get(
             reason, "model_crash"
         )
-        allowed = _MOST_ATTEMPTS["killed" if outside else failure]
+        cause = "killed" if outside else failure
         for job in jobs:
             job.attempts += 1
             job.last_failure = failure
+            job.died_of += (cause,)
             if not outside:
                 job.alone = True
                 if inside and len(jobs) == 1 and job.rule < 0:
                     self._suspects.blame(job)
-                    allowed = _MOST_ATTEMPTS["killed"]
+            is_tried_out = (
+                job.died_of.count(cause) >= _MOST_DEATHS[cause] or len(job.died_of) >= _MOST_DEATHS_IN_ALL
+            )
             if job.solo_kills >= KILLS_FOR_A_VERDICT:
                 self._suspects.in_question.append(job)
-            elif job.attempts >= allowed:
+            elif is_tried_out:
                 tell(job, Outcome(failure=failure))
             elif job.waiter is not None or self._suspects.is_on_trial(job, now=now):
                 self._line.go_first(job)
