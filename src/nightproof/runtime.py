@@ -121,11 +121,14 @@ class Runtime:
         self.house.starting = False
         log("started", services=sorted(self.house.services), version=__version__)
 
-    async def stop(self) -> None:
-        """Finish what was admitted, then stop workers and ledger. Bounded by `server.stop_within_s`."""
+    async def stop(self, *, is_hurried: Callable[[], bool] = lambda: False) -> None:
+        """Finish what was admitted, then stop workers and ledger. Bounded by `server.stop_within_s`.
+
+        Once `is_hurried` says so, what is still at work is told `shutting_down` instead.
+        """
         self.house.draining = True
         deadline_s = monotonic_s() + self.settings.server.stop_within_s
-        while self.house.limiter.snapshot().in_flight and monotonic_s() < deadline_s:
+        while self.house.limiter.in_flight and monotonic_s() < deadline_s and not is_hurried():
             await asyncio.sleep(0.02)
         if self._tick_task is not None:
             self._tick_task.cancel()

@@ -235,9 +235,6 @@ def test_a_full_disk_lets_no_answer_out_and_heals_by_itself(state: Path):
     )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="watch.log raises where it cannot write, and the caller's step ends half-way"
-)
 def test_a_log_that_cannot_be_written_keeps_nobody_from_doing_his_work(state: Path):
     limit = 5_000_000
     log = state.parent / f"{state.name}.server.log"

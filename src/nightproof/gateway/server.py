@@ -175,7 +175,7 @@ class Server:
         if not starting.done():
             starting.cancel()
         await asyncio.wait([starting])
-        await self.runtime.stop()
+        await self.runtime.stop(is_hurried=self._hurry.is_set)
         deadline_s = monotonic_s() + _CONNECTIONS_END_WITHIN_S
         shutdown_connections(self._receiving)
         shutdown_connections(self._control_receiving)

@@ -31,8 +31,14 @@ def set_up(form: Literal["auto", "json", "text"], level: str) -> None:
 
 
 def log(event: str, *, level: str = "info", **named: Any) -> None:
-    """Log one event with its facts: names, numbers and our own words only."""
-    getattr(structlog.get_logger(), level)(event, **named)
+    """Log one event with its facts: names, numbers and our own words only.
+
+    A log that cannot be written (its disk is full, its reader is gone) keeps nobody from his answer.
+    """
+    try:
+        getattr(structlog.get_logger(), level)(event, **named)
+    except (OSError, ValueError):
+        pass  # there is no other place to tell it; metrics and the ledger have the event's effect
 
 
 class Sparing:

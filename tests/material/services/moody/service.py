@@ -1,6 +1,7 @@
 """A service whose loading and answering go wrong by the word in the file `mood` of TMPDIR. For tests only."""
 
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -28,6 +29,15 @@ def mood() -> str:
         return ""
 
 
+def speak_nonsense() -> None:
+    """Write bytes that are no message into every socket of this process."""
+    for descriptor in range(3, 64):
+        try:
+            socket.socket(fileno=os.dup(descriptor)).sendall(b"\xff" * 64)
+        except OSError:
+            continue
+
+
 class Moody(Model[Given, Answer]):
     def load(self, artifacts: Path) -> None:
         self.turned = False
@@ -48,6 +58,11 @@ class Moody(Model[Given, Answer]):
             self.turned = True
         if any(given.act == "die" for given in batch) and mood() != "healed":
             os._exit(3)
+        for given in batch:
+            if given.act == "babble":
+                speak_nonsense()
+            if given.act == "hang_up":
+                os.closerange(3, 64)
         wrong = 1.0 if self.turned or mood() == "wrong" else 0.0
         return [Answer(y=given.x * 2 + wrong) for given in batch]
 
