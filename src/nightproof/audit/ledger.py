@@ -32,6 +32,7 @@ from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 State = Literal["open", "unavailable", "fenced", "closed"]
 _SIBLINGS = 4
 _GATHER_S = 0.001
+_ENOUGH_TO_START = 16
 _PROBE_EVERY_S = 0.5
 _WATCH_EVERY_S = 0.25
 _FENCED_AFTER_SLOW = 5
@@ -159,10 +160,10 @@ class Ledger:
         self._others = others
         if self._in_flight is None and not self._flush_is_due:
             self._plan_flush()
-        elif self._gather_timer is not None and len(self._waiting) > others:
+        elif self._gather_timer is not None and len(self._waiting) >= min(others, _ENOUGH_TO_START):
+            # The writer starts while the loop goes on: the two must not take turns.
             self._gather_timer.cancel()
-            self._gather_timer = None
-            self._loop.call_soon(self._flush)
+            self._flush()
         return future
 
     @property

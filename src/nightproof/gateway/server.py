@@ -41,6 +41,8 @@ from nightproof.watch.log import log
 EXIT_FENCED = 70
 _BACKLOG = 2_048
 _OPEN_FILES = 65_536
+_SWITCH_S = 0.0005
+"""How long the ledger's writer waits for the interpreter while the loop is busy; the default of 5 ms is two commits."""
 _GC_THRESHOLDS = (20_000, 20, 50)
 """Requests make next to no cycles, so the collector's default of a walk each 700 objects was 14 % of the CPU."""
 _HANDSHAKE_S = 5.0
@@ -262,6 +264,7 @@ def _raise_file_limit() -> None:
 def serve(settings: Settings, folders: Sequence[Path], on_ready: OnReady) -> int:
     """Serve the folders until told to stop. Returns the exit code; raises NightproofError if it cannot start."""
     _raise_file_limit()
+    sys.setswitchinterval(_SWITCH_S)
     state = StateFolder.open(settings.state, unsafe_fs=settings.server.unsafe_fs)
     state.lock()
 

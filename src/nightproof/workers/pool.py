@@ -29,6 +29,7 @@ from nightproof.workers.slot import Batch, Slot
 from nightproof.workers.suspects import KILLS_FOR_A_VERDICT, Suspects
 
 _TICK_S = 0.1
+_ENOUGH_TO_START = 8
 _STALLED_S = 0.3
 _LATE_S = 0.02
 _GRACE_S = 0.005
@@ -144,6 +145,9 @@ class Pool:
                 self._line.join(job)
         if self._stopping:
             self._line.end_all(Outcome(failure="shutting_down"))
+        elif len(self._line) >= _ENOUGH_TO_START:
+            # A worker that is free starts while the loop takes in the rest: the two must not take turns.
+            self._dispatch()
         elif not self._dispatch_is_due:
             # At the end of this turn of the loop: what arrives in the same turn shares a batch.
             self._dispatch_is_due = True
