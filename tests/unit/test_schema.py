@@ -49,7 +49,7 @@ class Applicant(BaseModel):
     previous: Purpose | None = None
     grade: Literal["a", "b"] = "a"
     home: Address = Address(street="Main", code="12345")
-    work: Address | None = None
+    office: Address | None = None
     debts: list[float] = Field([], max_length=3)
     scores: dict[str, float] = {}
     at: datetime = datetime(2026, 1, 1)
@@ -77,12 +77,16 @@ def told(**fields: Any) -> list[tuple[str, str, str]]:
     "fields",
     [
         {},
-        {"income": None, "work": None, "pet": None, "code": None},
+        {"income": None, "office": None, "pet": None, "code": None},
         {"income": 0.25, "ratio": 0.5000000001, "age": 18.0},
         {"at": "2026-01-31T03:00:00Z", "id": "12345678-1234-5678-1234-567812345678"},
         {"at": "2026-01-31t03:00:00.123456789+05:30"},
         {"pet": {"kind": "cat", "lives": 9}, "code": "x", "pair": [1, "a"], "tags": ["a", "b"]},
-        {"scores": {"anything": 1, "": 2.5}, "debts": [1, 2, 3], "work": {"street": "Main", "code": "12345"}},
+        {
+            "scores": {"anything": 1, "": 2.5},
+            "debts": [1, 2, 3],
+            "office": {"street": "Main", "code": "12345"},
+        },
     ],
 )
 def test_a_good_record_holds_and_has_no_errors(fields: dict[str, Any]):
@@ -101,7 +105,7 @@ def test_a_good_record_holds_and_has_no_errors(fields: dict[str, Any]):
         ({"income": "a lot"}, "/income", "expected a number or null", "type"),
         ({"code": 1.5}, "/code", "expected a whole number, a string or null", "type"),
         ({"pet": 5}, "/pet", "expected an object or null", "type"),
-        ({"work": []}, "/work", "expected an object or null", "type"),
+        ({"office": []}, "/office", "expected an object or null", "type"),
         ({"debts": [1, "x"]}, "/debts/1", "expected a number", "type"),
         ({"pair": ["x", "a"]}, "/pair/0", "expected a whole number", "type"),
         ({"age": 17}, "/age", "must be at least 18", "range"),
@@ -114,9 +118,9 @@ def test_a_good_record_holds_and_has_no_errors(fields: dict[str, Any]):
         ({"purpose": "Car"}, "/purpose", 'must be one of "car", "home"', "enum"),
         ({"previous": "boat"}, "/previous", 'must be one of "car", "home"', "enum"),
         ({"home": {"code": "12345"}}, "/home/street", "missing field 'street'", "missing"),
-        ({"work": {"street": "Main"}}, "/work/code", "missing field 'code'", "missing"),
+        ({"office": {"street": "Main"}}, "/office/code", "missing field 'code'", "missing"),
         ({"home": SHORT_STREET}, "/home/street", "must have at least 2 characters", "length"),
-        ({"work": SHORT_CODE}, "/work/code", r"does not match the pattern ^\d{5}$", "pattern"),
+        ({"office": SHORT_CODE}, "/office/code", r"does not match the pattern ^\d{5}$", "pattern"),
         ({"debts": [1, 2, 3, 4]}, "/debts", "must have at most 3 items", "length"),
         ({"pair": [1]}, "/pair", "must have at least 2 items", "length"),
         ({"tags": ["a", "a"]}, "/tags", "must not have the same item twice", "other"),

@@ -64,7 +64,9 @@ def record_abandoned(story: Story, house: House) -> None:
     if story.caller is None:
         count_shed(house, story.failure, story.service, story.arrival.client)
     else:
-        house.ledger.append(entry_of(story)).cancel()  # recorded all the same; only the waiting is off
+        # Cancelled, it is recorded all the same: only the waiting is off. A ledger that is closed says no at once.
+        if not house.ledger.append(entry_of(story)).cancel():
+            count_shed(house, "audit_unavailable", story.service, "")
     _finish(story, house)
 
 
