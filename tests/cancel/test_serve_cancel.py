@@ -14,13 +14,16 @@ import pytest
 from pydantic import BaseModel
 
 from nightproof.base.errors import Fault, Refusal
+from nightproof.base.roles import Role
+from nightproof.base.values import Caller
 from nightproof.declare import fallback
 from nightproof.declare.describe import Description, describe
 from nightproof.declare.service import Model, Service
 from nightproof.pipeline.accept import decode_native
 from nightproof.pipeline.house import House
+from nightproof.pipeline.record import record_abandoned
 from nightproof.pipeline.serve import serve
-from nightproof.pipeline.story import Arrival, Decoded
+from nightproof.pipeline.story import Arrival, Decoded, Story
 from nightproof.storage.ledger_store import Row
 from nightproof.storage.sqlite import StorageUnavailable
 from nightproof.testing import MemoryLedgerStore, ScriptedEngine, house_of
@@ -332,3 +335,20 @@ def test_a_job_that_nobody_answers_ends_with_the_deadline():
 
     check(books)
     assert failure == "deadline_exceeded"
+
+
+def test_left_while_the_ledger_is_closed_it_is_counted_into_a_summary():
+    """A closed ledger says no at once, so there is nothing left to cancel and nobody else to count it."""
+
+    async def run() -> tuple[dict[str, int], int]:
+        stage = Stage(Case())
+        story = Story.of(stage.arrival())
+        story.caller = Caller("key_1", Role.PREDICT)
+
+        record_abandoned(story, stage.house)
+        return stage.house.meters.snapshot().endings, sum(stage.house.summaries.values())
+
+    endings, counted = asyncio.run(run())
+
+    assert endings == {"abandoned": 1}
+    assert counted == 1
