@@ -75,3 +75,6 @@ class SettingError(NightproofError):
 
 class StateError(NightproofError):
     """The state folder cannot be used: taken by another server, not writable, or on a file system that lies."""
+
+    exit_code: ClassVar[int] = 1
+    """What the program that meets it ends with; after sysexits where a supervisor should know the kind."""

@@ -14,6 +14,9 @@ from nightproof.base.clock import utc_us
 _REQUEST_ID = re.compile(r"[0-9a-f]{11}-[0-9a-f]{20}")
 _POOL_BYTES = 4096
 
+RUN_ID = os.urandom(6).hex()
+"""Names this run of the program; each record says in which one it was made."""
+
 
 class RequestIds:
     """Draw request ids; chance is fetched from the kernel for many ids at once."""

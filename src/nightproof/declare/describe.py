@@ -11,9 +11,10 @@ import msgspec
 from pydantic import BaseModel, TypeAdapter
 
 from nightproof.base.errors import DeclarationError
+from nightproof.base.masking import marked_pointers
 from nightproof.base.schema import close_objects
-from nightproof.declare.fields import CONFIDENCE_WORD
-from nightproof.declare.service import Model, Service
+from nightproof.declare.fields import CONFIDENCE_WORD, SENSITIVE_WORD, SUBJECT_WORD
+from nightproof.declare.service import AuditOnFailure, Model, Service
 
 BatchForm = Literal["list", "frame", "array"]
 
@@ -52,6 +53,12 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     golden_cases: int
     input_checks: list[str]
     output_checks: list[str]
+    subject_pointers: list[str] = []
+    """Where an input names the person whom it is about."""
+    sensitive_pointers: list[str] = []
+    """Fields of inputs and outputs that are never shown."""
+    audit_on_failure: AuditOnFailure = "refuse"
+    keep_payload_days: float = 187.0
 
 
 def types_of(model: type[Model[Any, Any]]) -> tuple[type[BaseModel], type[BaseModel]]:
@@ -154,6 +161,26 @@ def _confidence_field(service: Service, schema: dict[str, Any]) -> str:
     return marked[0] if marked else ""
 
 
+def _subject(service: Service, schema: dict[str, Any]) -> list[str]:
+    """Return the pointer to the input's one Subject field, if there is one."""
+    marked = marked_pointers(schema, SUBJECT_WORD)
+    if len(marked) > 1:
+        raise DeclarationError(
+            f"Service {service.name!r}: the fields {', '.join(marked)} are all Subject.",
+            hint="Mark the one that names the person; several people in one record cannot be told apart.",
+        )
+    for pointer in marked:
+        name = pointer[1:]
+        field = schema.get("properties", {}).get(name)
+        kinds = {one.get("type") for one in (field or {}).get("anyOf", [field or {}])}
+        if field is None or not kinds <= {"string", "integer", "null"}:
+            raise DeclarationError(
+                f"Service {service.name!r}: the Subject field {pointer} is not a text or whole number at the top.",
+                hint="Mark a field of the input itself, of type str or int.",
+            )
+    return marked
+
+
 def _fallbacks(service: Service, answer: type[BaseModel]) -> list[FallbackDescription]:
     described = []
     for way in service.fallbacks:
@@ -173,11 +200,12 @@ def describe(service: Service, folder: Path) -> Description:
     """Say as data what the service declares. Raises DeclarationError for what cannot be served."""
     given, answer = types_of(service.model)
     batch_form(service.model)
+    input_schema = _schema_of(given, mode="validation")
     output_schema = _schema_of(answer, mode="serialization")
     golden = folder / "golden.jsonl"
     return Description(
         service=service.name,
-        input_schema=_schema_of(given, mode="validation"),
+        input_schema=input_schema,
         output_schema=output_schema,
         deadline_ms=service.deadline_ms,
         predict_timeout_ms=service.predict_timeout_ms,
@@ -199,4 +227,10 @@ def describe(service: Service, folder: Path) -> Description:
         else 0,
         input_checks=[check.name for check in service.input_checks],
         output_checks=[check.name for check in service.output_checks],
+        subject_pointers=_subject(service, input_schema),
+        sensitive_pointers=sorted(
+            {*marked_pointers(input_schema, SENSITIVE_WORD), *marked_pointers(output_schema, SENSITIVE_WORD)}
+        ),
+        audit_on_failure=service.audit_on_failure,
+        keep_payload_days=service.keep_payload_days,
     )

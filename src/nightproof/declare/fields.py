@@ -16,6 +16,8 @@ from pydantic_core import CoreSchema
 CONFIDENCE_WORD = "x-nightproof-confidence"
 FRESH_WORD = "x-nightproof-fresh"
 USUAL_WORD = "x-nightproof-usual"
+SUBJECT_WORD = "x-nightproof-subject"
+SENSITIVE_WORD = "x-nightproof-sensitive"
 
 Confidence = Annotated[float, Field(ge=0.0, le=1.0, json_schema_extra={CONFIDENCE_WORD: True})]
 """How sure the model is, 0 to 1: watched, and held to the service's `confidence_floor`."""
@@ -80,4 +82,31 @@ class Usual:
         if self.among is not None:
             usual["enum"] = list(self.among)
         schema[USUAL_WORD] = usual
+        return schema
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Name the person whom a record is about: `patient: Annotated[str, Subject()]`, one field of the input.
+
+    Content about a person is sealed under a key of that person's, so that `nightproof audit erase --subject X`
+    can destroy it. The log knows the person by a pseudonym only.
+    """
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        schema[SUBJECT_WORD] = True
+        return schema
+
+
+@dataclass(frozen=True)
+class Sensitive:
+    """Never show a field's value: `note: Annotated[str, Sensitive()]`, in inputs and outputs.
+
+    It is in the sealed content, and shown masked; `nightproof audit show --reveal` shows it, and is recorded.
+    """
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        schema[SENSITIVE_WORD] = True
         return schema

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from pydantic import BaseModel
 
@@ -25,6 +25,7 @@ InputCheck = Callable[[Any], str | None]
 OutputCheck = Callable[[Any, Any], str | None]
 InputAction = Literal["refuse", "flag"]
 OutputAction = Literal["fall_back", "flag"]
+AuditOnFailure = Literal["refuse", "spill"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -77,6 +78,8 @@ class Service:
     Times are milliseconds. `predict_timeout_ms` is the model's own clock, from the hand-over to the
     worker; half of `deadline_ms` unless given. `workers=(min, max)` processes answer, and `spares`
     more stand by, warm. `memory_mb` bounds each worker. `max_batch=1` turns batching off.
+    `keep_payload_days` is how long inputs and outputs stay in the audit log; the record of what happened stays.
+    `audit_on_failure="spill"` answers while the log cannot be written, recording to a side file for a while.
     """
 
     def __init__(
@@ -96,6 +99,8 @@ class Service:
         spares: int = 2,
         memory_mb: int = 2_048,
         load_timeout_s: float = 120.0,
+        audit_on_failure: AuditOnFailure = "refuse",
+        keep_payload_days: float = 187.0,
     ) -> None:
         self.name = name
         self.model = model
@@ -113,6 +118,8 @@ class Service:
         self.spares = spares
         self.memory_mb = memory_mb
         self.load_timeout_s = load_timeout_s
+        self.audit_on_failure = audit_on_failure
+        self.keep_payload_days = keep_payload_days
         self.input_checks: list[DeclaredCheck] = []
         self.output_checks: list[DeclaredCheck] = []
         self._refuse_what_cannot_be_served()
@@ -143,6 +150,12 @@ class Service:
         between("spares", self.spares, 0, 16)
         between("memory_mb", self.memory_mb, 64, 1_048_576)
         between("load_timeout_s", self.load_timeout_s, 0.1, 3_600)
+        between("keep_payload_days", self.keep_payload_days, 0, 3_660)
+        if self.audit_on_failure not in get_args(AuditOnFailure):
+            raise DeclarationError(
+                f"Service {self.name!r}: audit_on_failure is {self.audit_on_failure!r}.",
+                hint="Give 'refuse' (no record, no answer) or 'spill' (record to a side file, see docs/audit.md).",
+            )
         if self.confidence_floor is not None:
             between("confidence_floor", self.confidence_floor, 0, 1)
         if not (isinstance(self.workers, tuple) and len(self.workers) == 2):

@@ -20,8 +20,16 @@ from nightproof.settings.settings import SECTIONS, Settings, refuse_contradictio
 
 FILE_NAME = "nightproof.toml"
 PREFIX = "NIGHTPROOF_"
-CLIENT_VARIABLES = frozenset({"NIGHTPROOF_URL", "NIGHTPROOF_KEY", "NIGHTPROOF_CONFIG"})
-"""Read by the command line itself; not settings of the server."""
+CLIENT_VARIABLES = frozenset(
+    {
+        "NIGHTPROOF_URL",
+        "NIGHTPROOF_KEY",
+        "NIGHTPROOF_CONFIG",
+        "NIGHTPROOF_MASTER_KEY",
+        "NIGHTPROOF_TEST_POSTGRES",
+    }
+)
+"""Read by the command line, the vault or our tests themselves; not settings of the server."""
 
 # Kubernetes gives every pod such variables for a Service that is named "nightproof"; they are not ours.
 _SERVICE_LINK = re.compile(

@@ -90,8 +90,11 @@ class WorkerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerSettings:
-    """How records become durable."""
+    """Where records are kept, and how they become durable."""
 
+    url: str = knob(
+        "", None, None, "postgresql:// address of a shared ledger; empty: ledger.db in the state folder"
+    )
     batch_rows: int = knob(256, 1, 4_096, "most records of one commit")
     batch_bytes: int = knob(MIB, 4_096, 256 * MIB, "most bytes of one commit")
     checkpoint_every_s: float = knob(5.0, 0.1, 600, "longest time between two moves of the log into the file")
@@ -99,6 +102,46 @@ class LedgerSettings:
     commit_slow_s: float = knob(2.0, 0.01, 60, "a commit that takes longer is reported as a slow disk")
     disk_low_bytes: int = knob(64 * MIB, 0, TIB, "free space under which the disk counts as nearly full")
     summary_every_s: float = knob(10.0, 0.1, 600, "pause between two summary records of refusals")
+    seal_every_s: float = knob(1.0, 0.05, 60, "longest time from a record to the signed checkpoint over it")
+    reserve_bytes: int = knob(
+        64 * MIB, 0, GIB, "file given up on a full disk, so that operators can still act; 0: none"
+    )
+    spill_folder: Path | None = knob(
+        None, None, None, "folder for records of services that say spill, on another disk"
+    )
+    spill_bytes: int = knob(
+        64 * MIB, 64 * KIB, GIB, "most bytes of spilled records; then their services refuse"
+    )
+    spill_within_s: float = knob(300.0, 1, 3_600, "longest time of spilling; then its services refuse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaultSettings:
+    """Where the master key comes from. `NIGHTPROOF_MASTER_KEY` (base64, 32 bytes) goes before both."""
+
+    master_key_file: Path | None = knob(
+        None, None, None, "file of the master key; default: master.key in the state folder"
+    )
+    master_key_command: str = knob("", None, None, "command that prints the master key, base64")
+    rotate_days: float = knob(90.0, 0.01, 3_650, "days after which new content gets a new key of keys")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WitnessSettings:
+    """Who holds our checkpoints, so that history cannot be rewritten unseen."""
+
+    folder: Path | None = knob(None, None, None, "folder on another machine's disk that takes checkpoints")
+    url: str = knob("", None, None, "https:// address of a C2SP witness that takes checkpoints")
+    vkey: str = knob("", None, None, "the witness's public key, to verify its cosignatures")
+    every_s: float = knob(10.0, 0.1, 3_600, "pause between two checkpoints given to the witness")
+    late_after_s: float = knob(900.0, 1, 86_400, "age of the last witnessed checkpoint that alarms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionSettings:
+    """When content is destroyed. How long each service's is kept, the service declares."""
+
+    every_s: float = knob(3_600.0, 0.1, 86_400, "pause between two looks for content past its time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +162,9 @@ class Settings:
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     idempotency: IdempotencySettings = field(default_factory=IdempotencySettings)
+    vault: VaultSettings = field(default_factory=VaultSettings)
+    witness: WitnessSettings = field(default_factory=WitnessSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
 
 
 SECTIONS: dict[str, type] = {
@@ -128,6 +174,9 @@ SECTIONS: dict[str, type] = {
     "workers": WorkerSettings,
     "ledger": LedgerSettings,
     "idempotency": IdempotencySettings,
+    "vault": VaultSettings,
+    "witness": WitnessSettings,
+    "retention": RetentionSettings,
 }
 """The sections of `nightproof.toml`, in the order of the docs."""
 

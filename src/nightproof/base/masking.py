@@ -1,0 +1,83 @@
+"""Find marked fields in a JSON Schema, and hide or read their values in records of that schema.
+
+Used by `declare` (once per release), by the pipeline (whom a record is about) and by whoever shows content.
+Pointers are JSON pointers (RFC 6901) with `*` for every member of a list or map. Pure; never raises for a record
+of another form, since refused records are shown too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+MASK = "•••"
+_DEEPEST = 32
+
+
+def marked_pointers(schema: dict[str, Any], word: str) -> list[str]:
+    """Return pointers to the fields whose schema carries the word, references followed, in the schema's order."""
+    found: dict[str, None] = {}
+    definitions = schema.get("$defs", {})
+
+    def walk(node: Any, pointer: str, inside: tuple[str, ...]) -> None:
+        if not isinstance(node, dict) or pointer.count("/") > _DEEPEST:
+            return
+        if node.get(word):
+            found[pointer] = None
+            return
+        reference = node.get("$ref", "")
+        name = reference.rpartition("/")[2]
+        if reference and name not in inside:
+            walk(definitions.get(name), pointer, (*inside, name))
+        for field, part in node.get("properties", {}).items():
+            walk(part, f"{pointer}/{_escaped(field)}", inside)
+        for part in (node.get("items"), node.get("additionalProperties"), *node.get("prefixItems", ())):
+            walk(part, f"{pointer}/*", inside)
+        for choice in ("anyOf", "oneOf", "allOf"):
+            for part in node.get(choice, ()):
+                walk(part, pointer, inside)
+
+    walk(schema, "", ())
+    return list(found)
+
+
+def mask(value: Any, pointers: Sequence[str]) -> Any:
+    """Return the value with what the pointers name replaced by a mask; the value itself stays as it is."""
+    for pointer in pointers:
+        value = _masked(value, pointer.split("/")[1:])
+    return value
+
+
+def _masked(value: Any, steps: list[str]) -> Any:
+    if not steps:
+        return value if value is None else MASK
+    step, rest = _unescaped(steps[0]), steps[1:]
+    if isinstance(value, dict):
+        if steps[0] == "*":
+            return {name: _masked(one, rest) for name, one in value.items()}
+        if step in value:
+            return {**value, step: _masked(value[step], rest)}
+    elif isinstance(value, list) and steps[0] == "*":
+        return [_masked(one, rest) for one in value]
+    return value
+
+
+def subject_of(value: Any, pointers: Sequence[str]) -> str | None:
+    """Return whom a record is about, also where it does not fit its schema; None where it names nobody."""
+    for pointer in pointers:
+        found = value
+        for step in pointer.split("/")[1:]:
+            found = found.get(_unescaped(step)) if isinstance(found, dict) else None
+        if isinstance(found, str) and found:
+            return found
+        if isinstance(found, int) and not isinstance(found, bool):
+            return str(found)
+    return None
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _unescaped(step: str) -> str:
+    return step.replace("~1", "/").replace("~0", "~")
