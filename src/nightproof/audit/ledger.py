@@ -1,8 +1,9 @@
 """The ledger: entries made durable, many in one commit, each waiter told once.
 
 `append` queues an entry and returns a future that is done when the entry is on the disk. One writer
-thread owns the only read-write connection. While it commits, what arrives is gathered for the next
-commit, so a batch is as large as the load and nobody waits for a window to end.
+thread owns the only read-write connection, through a `LogWriter`. While it commits, what arrives is gathered
+for the next commit, so a batch is as large as the load and nobody waits for a window to end. Between commits
+the same thread signs checkpoints and does the jobs given to `run`.
 
 A commit that fails before it counted (disk full, locked, read-only) is a no: the waiters are told, and
 the ledger tries again by itself. One whose outcome is not known (a failed fsync) fences the ledger for
@@ -14,22 +15,25 @@ are refused, and after five times as long the ledger is fenced too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
 from nightproof.audit.record import Entry
+from nightproof.audit.writer import LogWriter
 from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import Fault
 from nightproof.settings.settings import LedgerSettings
-from nightproof.storage.ledger_store import LedgerStore, Row
+from nightproof.storage.ledger_protocol import LedgerWriting
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 
 State = Literal["open", "unavailable", "fenced", "closed"]
+T = TypeVar("T")
 _SIBLINGS = 4
 _GATHER_S = 0.001
 _ENOUGH_TO_START = 16
@@ -69,12 +73,22 @@ COMMIT_BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.
 
 
 class _Batch:
-    __slots__ = ("began_s", "futures", "rows")
+    __slots__ = ("began_s", "entries", "first_seq", "futures")
 
-    def __init__(self, rows: list[Row], futures: list[asyncio.Future[int]], began_s: float) -> None:
-        self.rows = rows
+    def __init__(self, entries: list[Entry], futures: list[asyncio.Future[int]], began_s: float) -> None:
+        self.entries = entries
         self.futures = futures
         self.began_s = began_s
+        self.first_seq = 0
+        """The first entry's place, once committed."""
+
+
+class _Job:
+    __slots__ = ("future", "work")
+
+    def __init__(self, work: Callable[[LedgerWriting], Any], future: asyncio.Future[Any]) -> None:
+        self.work = work
+        self.future = future
 
 
 class Ledger:
@@ -86,14 +100,14 @@ class Ledger:
 
     def __init__(
         self,
-        open_store: Callable[[], LedgerStore],
+        open_log: Callable[[], LogWriter],
         settings: LedgerSettings,
         *,
         on_fence: Callable[[str], None],
         on_lost: Callable[[int], None] = lambda entries: None,
         on_state: Callable[[State, str], None] = lambda state, why: None,
     ) -> None:
-        self._open_store = open_store
+        self._open_log = open_log
         self._settings = settings
         self._on_fence = on_fence
         self._on_lost = on_lost
@@ -101,7 +115,7 @@ class Ledger:
         self._waiting: deque[tuple[Entry, asyncio.Future[int]]] = deque()
         self._state: State = "closed"
         self._why = ""
-        self._next_seq = 1
+        self._size = 0
         self._in_flight: _Batch | None = None
         """What the writer has in hand."""
         self._flush_is_due = False
@@ -111,7 +125,7 @@ class Ledger:
         self._commits = self._rows = 0
         self._last_commit_s = self._longest_commit_s = self._commit_sum_s = 0.0
         self._buckets = [0] * (len(COMMIT_BUCKETS_S) + 1)
-        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[_Batch | _Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
@@ -119,18 +133,18 @@ class Ledger:
         self._loop = asyncio.get_running_loop()
 
     async def start(self) -> None:
-        """Open the store and start the writer. Raises the store's error if it cannot be opened."""
+        """Open the log and start the writer. Raises the store's error if it cannot be opened."""
         opened: asyncio.Future[int] = self._loop.create_future()
         self._thread = threading.Thread(
             target=self._write_forever, args=(opened,), name="ledger", daemon=True
         )
         self._thread.start()
-        self._next_seq = await opened + 1
+        self._size = await opened
         self._watch_timer = self._loop.call_later(_WATCH_EVERY_S, self._watch)
         self._become("open", "")
 
     async def stop(self) -> None:
-        """Commit what is waiting, then close the store."""
+        """Commit what is waiting, sign a checkpoint over it, then close the store."""
         if self._thread is None:
             return
         if self._state != "fenced":
@@ -166,6 +180,20 @@ class Ledger:
             self._flush()
         return future
 
+    def run(self, work: Callable[[LedgerWriting], T]) -> asyncio.Future[T]:
+        """Do a job on the writer's thread, between two commits; keep it short, since commits wait behind it.
+
+        The future gives what the job returns, or raises what it raised; AuditUnavailable where the writer has
+        ended.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        if self._state in ("fenced", "closed"):
+            future.set_exception(AuditUnavailable("The audit log takes no entries at present.", hint=_RETRY))
+            future.exception()  # seen: nobody may be waiting
+        else:
+            self._batches.put(_Job(work, future))
+        return future
+
     @property
     def is_writable(self) -> bool:
         """Say whether the last commit, or the last try, went well."""
@@ -188,7 +216,7 @@ class Ledger:
         return LedgerSnapshot(
             state=self._state,
             why=self._why,
-            last_seq=self._next_seq - 1,
+            last_seq=self._size - 1,
             waiting=len(self._waiting),
             commits=self._commits,
             rows=self._rows,
@@ -199,7 +227,7 @@ class Ledger:
         )
 
     def __repr__(self) -> str:
-        return f"<Ledger {self._state} seq={self._next_seq - 1} waiting={len(self._waiting)}>"
+        return f"<Ledger {self._state} size={self._size} waiting={len(self._waiting)}>"
 
     # -- on the loop --------------------------------------------------------------------------
 
@@ -219,21 +247,19 @@ class Ledger:
         self._gather_timer = None
         if self._in_flight is not None or not self._waiting:
             return
-        rows: list[Row] = []
+        entries: list[Entry] = []
         futures: list[asyncio.Future[int]] = []
         size_bytes = 0
-        seq = self._next_seq
         while (
             self._waiting
-            and len(rows) < self._settings.batch_rows
+            and len(entries) < self._settings.batch_rows
             and size_bytes < self._settings.batch_bytes
         ):
             entry, future = self._waiting.popleft()
-            rows.append((seq, entry.id, entry.at_us, entry.kind, entry.idem, entry.leaf, entry.payload))
+            entries.append(entry)
             futures.append(future)
             size_bytes += entry.size_bytes
-            seq += 1
-        self._in_flight = _Batch(rows, futures, monotonic_s())
+        self._in_flight = _Batch(entries, futures, monotonic_s())
         self._batches.put(self._in_flight)
 
     def _committed(self, batch: _Batch, error: Exception | None) -> None:
@@ -243,9 +269,9 @@ class Ledger:
             return  # everyone was told already
         took_s = monotonic_s() - batch.began_s
         if error is None:
-            self._next_seq += len(batch.rows)
+            self._size = batch.first_seq + len(batch.entries)
             self._commits += 1
-            self._rows += len(batch.rows)
+            self._rows += len(batch.entries)
             self._last_commit_s = took_s
             self._longest_commit_s = max(self._longest_commit_s, took_s)
             self._commit_sum_s += took_s
@@ -253,9 +279,9 @@ class Ledger:
             while place < len(COMMIT_BUCKETS_S) and took_s > COMMIT_BUCKETS_S[place]:
                 place += 1
             self._buckets[place] += 1
-            for row, future in zip(batch.rows, batch.futures, strict=False):
+            for seq, future in enumerate(batch.futures, batch.first_seq):
                 if not future.done():
-                    future.set_result(row[0])
+                    future.set_result(seq)
             if self._waiting:
                 if not self._flush_is_due:
                     self._plan_flush()
@@ -297,6 +323,10 @@ class Ledger:
         self._become("fenced", why)
         self._on_fence(why)
 
+    def _fence_without_batch(self, why: str) -> None:
+        if self._state != "fenced":
+            self._fence(self._in_flight or _Batch([], [], 0.0), why)
+
     def _refuse_waiting(self) -> None:
         """Refuse what waits behind: it would fail the same way, and its callers' time is running."""
         futures = [future for _, future in self._waiting]
@@ -323,64 +353,129 @@ class Ledger:
 
     def _write_forever(self, opened: asyncio.Future[int]) -> None:
         try:
-            store = self._open_store()
-            last_seq = store.last_seq()
+            log = self._open_log()
         except Exception as error:  # noqa: BLE001
             # Whatever keeps the store shut is told to `start`, which refuses to serve.
-            self._loop.call_soon_threadsafe(opened.set_exception, error)
+            self._tell(opened, error=error)
             return
-        self._loop.call_soon_threadsafe(opened.set_result, last_seq)
-        checkpointed_s = monotonic_s()
-        unchecked_rows = 0
+        self._tell(opened, log.size)
         try:
-            while True:
-                batch = self._next_batch(unchecked_rows)
-                if batch is None:
-                    return
-                if batch.rows:
-                    fault = self._commit(store, batch)
-                    self._loop.call_soon_threadsafe(self._committed, batch, fault)
-                    if fault is not None and not isinstance(fault, StorageUnavailable):
-                        return
-                    unchecked_rows += len(batch.rows)
-                now = monotonic_s()
-                due = now - checkpointed_s > self._settings.checkpoint_every_s
-                if unchecked_rows and (due or unchecked_rows > self._settings.checkpoint_pages):
-                    checkpointed_s, unchecked_rows = now, 0
-                    self._checkpoint(store)
+            self._write_until_stopped(log)
         except RuntimeError:
             return  # the loop is closed: nobody is left to tell
         finally:
-            self._close(store)
+            self._close(log)
+            self._refuse_jobs()
 
-    def _next_batch(self, unchecked_rows: int) -> _Batch | None:
-        if not unchecked_rows:
+    def _write_until_stopped(self, log: LogWriter) -> None:
+        checkpointed_s = monotonic_s()
+        unchecked_rows = 0
+        while True:
+            next_one = self._next_work(log, unchecked_rows)
+            if next_one is None:
+                return
+            if isinstance(next_one, _Job):
+                if not self._do(log, next_one):
+                    return
+            elif next_one.entries:
+                fault = self._commit(log, next_one)
+                self._loop.call_soon_threadsafe(self._committed, next_one, fault)
+                if fault is not None and not isinstance(fault, StorageUnavailable):
+                    return
+                unchecked_rows += len(next_one.entries)
+            elif log.seal_due_in_s == 0.0 and not self._seal(log):
+                return
+            now = monotonic_s()
+            due = now - checkpointed_s > self._settings.checkpoint_every_s
+            if unchecked_rows and (due or unchecked_rows > self._settings.checkpoint_pages):
+                checkpointed_s, unchecked_rows = now, 0
+                self._checkpoint(log)
+
+    def _next_work(self, log: LogWriter, unchecked_rows: int) -> _Batch | _Job | None:
+        """Wait for work; an empty batch says that the time has come to look after the log itself."""
+        seal_in_s = log.seal_due_in_s
+        waits_s = [self._settings.checkpoint_every_s] if unchecked_rows else []
+        if seal_in_s is not None:
+            waits_s.append(seal_in_s)
+        if not waits_s:
             return self._batches.get()
         try:
-            return self._batches.get(timeout=self._settings.checkpoint_every_s)
+            return self._batches.get(timeout=min(waits_s))
         except queue.Empty:
             return _Batch([], [], 0.0)
 
     @staticmethod
-    def _commit(store: LedgerStore, batch: _Batch) -> Exception | None:
+    def _commit(log: LogWriter, batch: _Batch) -> Exception | None:
         try:
-            store.append(batch.rows)
+            batch.first_seq = log.write(batch.entries)
         except Exception as error:  # noqa: BLE001
             # Every error has a meaning for the waiters; one that is no StorageUnavailable fences.
             return error
         return None
 
-    @staticmethod
-    def _checkpoint(store: LedgerStore) -> None:
+    def _do(self, log: LogWriter, job: _Job) -> bool:
+        """Do a job between two commits; return whether the log may be written after it."""
         try:
-            store.checkpoint("passive")
+            done = job.work(log.store)
+        except Exception as error:  # noqa: BLE001
+            # The one who asked is told, whatever it is; only the disk's own doubt concerns the log.
+            self._tell(job.future, error=error)
+            if isinstance(error, StorageOutcomeUnknown):
+                self._loop.call_soon_threadsafe(self._fence_without_batch, str(error))
+                return False
+        else:
+            self._tell(job.future, done)
+        return True
+
+    def _seal(self, log: LogWriter) -> bool:
+        """Sign a checkpoint over what no batch has sealed; return whether the log may be written after it."""
+        try:
+            log.seal()
+        except StorageUnavailable:
+            return True  # the next batch, or the next time, seals it
+        except Exception as error:  # noqa: BLE001
+            # As with a batch: what is not a certain no, nobody can judge.
+            self._loop.call_soon_threadsafe(self._fence_without_batch, str(error))
+            return False
+        return True
+
+    def _refuse_jobs(self) -> None:
+        """Tell those whose jobs come too late."""
+        while not self._batches.empty():
+            late = self._batches.get()
+            if isinstance(late, _Job):
+                self._tell(late.future, error=AuditUnavailable(_TOLD[AuditUnavailable], hint=_RETRY))
+
+    def _tell(
+        self, future: asyncio.Future[T], result: T | None = None, *, error: Exception | None = None
+    ) -> None:
+        def tell() -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+                future.exception()  # seen: nobody may be waiting
+            else:
+                future.set_result(cast("T", result))
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(tell)
+
+    @staticmethod
+    def _checkpoint(log: LogWriter) -> None:
+        try:
+            log.store.checkpoint("passive")
         except (StorageUnavailable, StorageOutcomeUnknown):
             pass  # the records are safe in the write-ahead log; the next commit meets the fault and tells it
 
-    @staticmethod
-    def _close(store: LedgerStore) -> None:
+    def _close(self, log: LogWriter) -> None:
         try:
-            store.close()
+            if self._state != "fenced":
+                log.seal()
+        except Exception:  # noqa: BLE001, S110
+            pass  # the records are there; the next start seals them
+        try:
+            log.store.close()
         except (StorageUnavailable, StorageOutcomeUnknown):
             pass  # nothing more is owed: every answered entry was durable before
 

@@ -1,36 +1,42 @@
 """The form of a ledger entry: a small leaf that names what happened, and a payload with the content.
 
-The leaf is JSON with sorted keys, of strings, integers, booleans and lists only, at most a few hundred
-bytes: it is what the audit log's tree will hash. Content (inputs, outputs) is in the payload alone, so
-that it can be encrypted and erased without touching the leaf.
+The leaf is JSON with sorted keys, of strings, integers, booleans and lists only, a few hundred bytes: it is
+what the audit log's tree hashes, and it names the payload by its SHA-256. Content (inputs, outputs) is in the
+payload alone, sealed by the vault, so that it can be erased without touching the leaf. An entry's place is
+not in its leaf: the place in the tree binds the order.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
 import orjson
 
-LEAF_VERSION = 1
+from nightproof.base.ids import RUN_ID
+from nightproof.storage.ledger_rows import Row
+from nightproof.storage.vault_store import WrappedKey
+
+LEAF_VERSION = 2
+LEAF_MOST_BYTES = 65_535
+"""What an entry of a C2SP tile log may have; a longer leaf is cut to what names it."""
+_KEPT_WHEN_CUT = frozenset(
+    {"service", "release", "key", "who", "act", "ending", "failure", "count", "protocol"}
+)
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry on its way to the ledger; its sequence number is given at the commit."""
+    """One entry on its way to the ledger; its place in the log is given at the commit."""
 
-    id: str
-    at_us: int
-    kind: str
-    """request, summary, start, stop, recovery, operator."""
-    leaf: bytes
-    payload: bytes | None = None
-    idem: bytes | None = None
-    """HMAC of caller, service and idempotency key; None where none was sent."""
+    row: Row
+    keys: tuple[WrappedKey, ...] = ()
+    """Data keys that were made for its content, to be kept before it is."""
 
     @property
     def size_bytes(self) -> int:
         """The bytes that the entry brings to a commit."""
-        return len(self.leaf) + len(self.payload or b"")
+        return len(self.row.leaf) + len(self.row.payload or b"")
 
 
 def make_entry(
@@ -41,10 +47,48 @@ def make_entry(
     *,
     payload: bytes | None = None,
     idem: bytes | None = None,
+    subjects: tuple[bytes, ...] = (),
+    keys: tuple[WrappedKey, ...] = (),
 ) -> Entry:
-    """Build an entry: the leaf from the facts, which are completed in place, and the content apart."""
+    """Build an entry: the leaf from the facts, which are completed in place, and the sealed content apart."""
     facts["v"] = LEAF_VERSION
     facts["kind"] = kind
     facts["id"] = entry_id
     facts["at"] = at_us
-    return Entry(entry_id, at_us, kind, orjson.dumps(facts, option=orjson.OPT_SORT_KEYS), payload, idem)
+    facts["boot"] = RUN_ID
+    if payload is not None:
+        facts["ct"] = hashlib.sha256(payload).hexdigest()
+        facts["ct_bytes"] = len(payload)
+    if idem is not None:
+        facts["idem"] = idem.hex()
+    if subjects:
+        facts["sub"] = [subject.hex() for subject in subjects]
+    leaf = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
+    if len(leaf) > LEAF_MOST_BYTES:
+        leaf = _cut(facts, leaf)
+    get = facts.get
+    row = Row(
+        entry_id,
+        at_us,
+        kind,
+        get("service", ""),
+        get("release", ""),
+        get("key") or get("who", ""),
+        get("ending", ""),
+        get("failure", ""),
+        idem,
+        leaf,
+        payload,
+        subjects,
+    )
+    return Entry(row, keys)
+
+
+def _cut(facts: dict[str, Any], leaf: bytes) -> bytes:
+    """Keep what names the entry, and the digest of what is left out."""
+    kept = {name: value for name, value in facts.items() if name in _KEPT_WHEN_CUT or name in _ALWAYS}
+    kept |= {"truncated": True, "whole_sha256": hashlib.sha256(leaf).hexdigest()}
+    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
+
+
+_ALWAYS = frozenset({"v", "kind", "id", "at", "boot", "ct", "ct_bytes", "idem", "sub"})

@@ -11,19 +11,31 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import apsw
 import msgspec
 
 from nightproof.base.clock import utc_us
-from nightproof.storage.sqlite import NotFound, Seal, as_is, checkpoint, faults_named, open_store, transaction
+from nightproof.storage.sqlite import (
+    NotFound,
+    checkpoint,
+    faults_named,
+    open_database,
+    prepare_schema,
+    transaction,
+)
 
-VERSION = 1
+VERSION = 2
 HELD_S = 3_600.0
 MOST_ENTRIES = 1_000
 
 State = Literal["held", "released", "replayed"]
+Seal = Callable[[bytes, bytes], bytes]
+"""Turns content, about a subject or (empty) about nobody, into what is stored."""
+Unseal = Callable[[bytes], bytes]
 
 _STORE = "quarantine"
 _SCHEMA = """
@@ -36,13 +48,14 @@ CREATE TABLE entries(
   at_us INTEGER NOT NULL,
   expires_us INTEGER NOT NULL,
   state TEXT NOT NULL,
-  input BLOB NOT NULL
+  input BLOB NOT NULL,
+  subject BLOB
 ) STRICT;
 CREATE UNIQUE INDEX entries_held ON entries(service, release, fingerprint) WHERE state = 'held';
 """
 _COLUMNS = "id, service, release, fingerprint, reason, at_us, expires_us, state"
 _HOLD = f"""
-INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, 'held', ?)
+INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, 'held', ?, ?)
 ON CONFLICT (service, release, fingerprint) WHERE state = 'held'
 DO UPDATE SET reason = excluded.reason, at_us = excluded.at_us, expires_us = excluded.expires_us
 RETURNING {_COLUMNS}
@@ -81,12 +94,21 @@ class QuarantineStore:
     """The file `quarantine.db`. One lock guards its connection."""
 
     def __init__(
-        self, path: Path, *, seal: Seal = as_is, unseal: Seal = as_is, most: int = MOST_ENTRIES
+        self,
+        path: Path,
+        *,
+        seal: Seal = lambda content, subject: content,
+        unseal: Unseal = lambda sealed: sealed,
+        most: int = MOST_ENTRIES,
     ) -> None:
         self.path = path
-        self._connection = open_store(
-            path, store=_STORE, version=VERSION, statements=_SCHEMA, secure_delete=True
-        )
+        self._connection = open_database(path, secure_delete=True)
+        try:
+            _seal_first_form(self._connection, path, seal)
+            prepare_schema(self._connection, path, store=_STORE, version=VERSION, statements=_SCHEMA)
+        except BaseException:
+            self._connection.close(True)
+            raise
         self._door = threading.Lock()
         self._seal = seal
         self._unseal = unseal
@@ -100,6 +122,7 @@ class QuarantineStore:
         fingerprint: bytes,
         reason: str,
         input_bytes: bytes,
+        subject: bytes = b"",
         held_s: float = HELD_S,
         now_us: int | None = None,
     ) -> QuarantineEntry:
@@ -117,7 +140,8 @@ class QuarantineStore:
                     reason,
                     now_us,
                     expires_us,
-                    self._seal(input_bytes),
+                    self._seal(input_bytes, subject),
+                    subject or None,
                 ),
             ).get
             self._connection.execute(_FORGET, (self._most,))
@@ -154,6 +178,14 @@ class QuarantineStore:
             found = self._connection.execute(_ACTIVE, (service, release, now_us))
             return frozenset(row[0] for row in found)
 
+    def forget(self, subject: bytes) -> int:
+        """Drop everything about a subject; return how many entries that were."""
+        with self._door, transaction(self._connection, self.path):
+            self._connection.execute("DELETE FROM entries WHERE subject = ?", (subject,))
+            gone = int(self._connection.changes())
+        self._settle()
+        return gone
+
     def close(self) -> None:
         """Let go of the file. Closing twice is fine."""
         with self._door, faults_named(self._connection, self.path):
@@ -172,6 +204,21 @@ class QuarantineStore:
     def _settle(self) -> None:
         with self._door:
             checkpoint(self._connection, self.path)
+
+
+def _seal_first_form(connection: apsw.Connection, path: Path, seal: Seal) -> None:
+    """Seal what a file of the first form holds in the clear."""
+    with faults_named(connection, path):
+        if connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'schema'").get == 0:
+            return
+        if connection.execute("SELECT version FROM schema").get != 1:
+            return
+    with transaction(connection, path):
+        connection.execute("ALTER TABLE entries ADD COLUMN subject BLOB")
+        held: list[Any] = connection.execute("SELECT id, input FROM entries").fetchall()
+        for entry_id, content in held:
+            connection.execute("UPDATE entries SET input = ? WHERE id = ?", (seal(content, b""), entry_id))
+        connection.execute("UPDATE schema SET version = 2")
 
 
 def _entry(row: tuple[object, ...]) -> QuarantineEntry:

@@ -50,6 +50,8 @@ _NETWORK = frozenset(
 class StateTaken(StateError):
     """Another server works on this state folder."""
 
+    exit_code = 75  # EX_TEMPFAIL: the folder may be free later
+
 
 class Owner(msgspec.Struct, frozen=True):
     """The server that has, or last had, the folder."""
@@ -114,6 +116,31 @@ class StateFolder:
     def keyring_pepper(self) -> Path:
         """The secret without which the hashes of keys mean nothing."""
         return self.path / "keyring.pepper"
+
+    @property
+    def vault_db(self) -> Path:
+        """The data keys of everything that is kept sealed."""
+        return self.path / "vault.db"
+
+    @property
+    def reserve(self) -> Path:
+        """Space that is held back for operators."""
+        return self.path / "reserve"
+
+    @property
+    def spill(self) -> Path:
+        """Where records are spilled unless another folder is set."""
+        return self.path / "spill"
+
+    @property
+    def anchor(self) -> Path:
+        """The newest signed checkpoint of the ledger, outside its file."""
+        return self.path / "checkpoint.note"
+
+    @property
+    def vkey(self) -> Path:
+        """The public key that checkpoints verify with."""
+        return self.path / "ledger.vkey"
 
     @property
     def quarantine_db(self) -> Path:
@@ -236,6 +263,20 @@ def write_durably(path: Path, content: bytes) -> None:
             f"{path} cannot be written: {error.strerror}.",
             hint="Free space, or make the state folder writable.",
         ) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a file in another's place: after a crash it is the old or the new one. Raises OSError.
+
+    Cheaper than `write_durably`: which of the two it is after a power cut is left open.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    fd = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fdatasync(file.fileno())
+    os.replace(beside, path)
 
 
 def sync_folder(path: Path) -> None:
