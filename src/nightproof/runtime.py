@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ import orjson
 from prometheus_client import Metric
 
 from nightproof import __version__
-from nightproof.audit.ledger import COMMIT_BUCKETS_S, AuditOutcomeUnknown, AuditUnavailable, Ledger
+from nightproof.audit.ledger import COMMIT_BUCKETS_S, AuditOutcomeUnknown, AuditUnavailable
 from nightproof.base.clock import monotonic_s, utc_now, utc_us
 from nightproof.base.errors import DeclarationError, Fault
 from nightproof.base.fingerprint import fingerprint_of
 from nightproof.base.ids import RequestIds
+from nightproof.base.masking import subject_of
 from nightproof.base.values import Caller, Reply
 from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
@@ -31,13 +32,18 @@ from nightproof.declare.folder import read_golden
 from nightproof.limits.limiter import Limiter
 from nightproof.pipeline.house import House, RecordedReply, ServedRelease, ServedService
 from nightproof.pipeline.last_good import LastGood
+from nightproof.pipeline.record import REST, WHOLE
 from nightproof.settings.settings import Settings
 from nightproof.steer import status as steer_status
+from nightproof.steer.archive import Archive
+from nightproof.steer.find import Desk
 from nightproof.steer.tick import flush_summaries, note, try_again
+from nightproof.steer.upkeep import Upkeep
 from nightproof.storage import proc
 from nightproof.storage.bundles import snapshot
 from nightproof.storage.keyring import Keyring
-from nightproof.storage.ledger_store import LedgerReader, LedgerStore
+from nightproof.storage.ledger_protocol import LedgerReading
+from nightproof.storage.ledger_rows import StoredEntry
 from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegisteredRelease, RegistryStore
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
@@ -76,23 +82,29 @@ class Runtime:
         self._pools: list[Pool] = []
         self._tick_task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._reader: LedgerReader | None = None
-        self._disk_free_bytes = state.disk_free_bytes()
+        self._reader: LedgerReading | None = None
+        self._reading = asyncio.Lock()
         self._disk_seen_s = 0.0
         self._was_unclean = False
         self.keyring = Keyring(state.keyring_db, state.keyring_pepper)
-        self.quarantine = QuarantineStore(state.quarantine_db)
         self._registry = RegistryStore(state.registry_db)
         meters = Meters()
         summaries: Counter[tuple[str, str, str]] = Counter()
-        ledger = Ledger(
-            lambda: LedgerStore(state.ledger_db),
-            settings.ledger,
+        self.archive = Archive(
+            settings,
+            state,
             on_fence=on_fence,
             on_lost=lambda entries: summaries.update({("audit_unavailable", "", ""): entries}),
             on_state=lambda now, why: log(
                 "ledger", level="info" if now in ("open", "closed") else "error", state=now, why=why
             ),
+        )
+        self.desk = Desk(self.archive, self.sensitive_of)
+        vault = self.archive.vault
+        self.quarantine = QuarantineStore(
+            state.quarantine_db,
+            seal=lambda content, subject: vault.seal_bytes(content, purpose="quarantine", subject=subject),
+            unseal=lambda sealed: vault.open_bytes(sealed, purpose="quarantine"),
         )
         self.house = House(
             settings=settings,
@@ -100,11 +112,21 @@ class Runtime:
             find_recorded=self._find_recorded,
             services={},
             limiter=Limiter(settings.limits),
-            ledger=ledger,
+            ledger=self.archive.ledger,
+            vault=vault,
             meters=meters,
             running_keys=set(),
             summaries=summaries,
             ids=RequestIds(),
+        )
+        self.upkeep = Upkeep(
+            self.archive,
+            settings,
+            state,
+            meters=meters,
+            ids=self.house.ids,
+            keep_days=self.keep_days,
+            on_storage_low=self._storage_low,
         )
 
     # -- start and stop -----------------------------------------------------------------------
@@ -112,9 +134,10 @@ class Runtime:
     async def start(self) -> None:
         """Open the ledger, load every service, begin to tick. Raises DeclarationError or StateError."""
         self._was_unclean = self.state.mark_running()
-        await self.house.ledger.start()
-        self._reader = LedgerReader(self.state.ledger_db)
+        await self.archive.start()
+        self._reader = await asyncio.to_thread(self.archive.reader)
         await self._note_start()
+        self.house.spill = await self.upkeep.start(self._begin)
         self._tick_task = asyncio.create_task(self._tick())
         for folder in self._folders:
             await self._serve_folder(folder)
@@ -146,7 +169,8 @@ class Runtime:
             log("stop_not_recorded", level="error", why=fault.text)
         else:
             self.state.mark_stopped()
-        await self.house.ledger.stop()
+        await self.archive.stop()
+        await self.upkeep.stop()
         for store in (self._reader, self.keyring, self.quarantine, self._registry):
             try:
                 if store is not None:
@@ -200,6 +224,8 @@ class Runtime:
         self._registry.register(name, label, bundle.digest)
         self._registry.set_live(name, label)
         release = self._release(pool, name, label, bundle.digest)
+        if pool.description.audit_on_failure == "spill":
+            self.house.spilling_services.add(name)
         self.house.services[name] = ServedService(name, release)
         if before is None or before.label != label:
             await note(
@@ -212,9 +238,14 @@ class Runtime:
             )
         previous = self._registry.previous(name)
         if previous is not None and any(way.kind == "previous_release" for way in pool.description.fallbacks):
-            task = asyncio.create_task(self._warm_standby(self.house.services[name], previous))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            self._begin(self._warm_standby(self.house.services[name], previous))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start what runs beside; it is cancelled at the stop."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def _warm_standby(self, served: ServedService, previous: RegisteredRelease) -> None:
         """Load the release before, for `fallback.previous_release()`. It failing leaves the service whole."""
@@ -279,6 +310,8 @@ class Runtime:
                     release=label,
                     fingerprint=fingerprint.hex()[:16],
                 )
+                pointers = served.live.engine.description.subject_pointers
+                named = subject_of(orjson.loads(job.input), pointers) if pointers else None
                 try:
                     self.quarantine.hold(
                         service=served.name,
@@ -286,6 +319,7 @@ class Runtime:
                         fingerprint=fingerprint,
                         reason="poison_input",
                         input_bytes=job.input,
+                        subject=self.archive.vault.pseudonym(named) if named else b"",
                     )
                 except (StorageUnavailable, StorageOutcomeUnknown) as error:
                     log("quarantine_not_kept", level="error", why=str(error))
@@ -303,25 +337,77 @@ class Runtime:
         level = "info" if event in ("worker_ready", "scaled") else "warning"
         log(event, level=level, **named)
 
+    # -- what operators ask of the log --------------------------------------------------------
+
+    def sensitive_of(self, service: str) -> list[str]:
+        """Return pointers to the fields of a service that are shown masked; of one that is not served, to all."""
+        served = self.house.services.get(service)
+        if served is not None:
+            return list(served.live.engine.description.sensitive_pointers)
+        every = {
+            pointer
+            for one in self.house.services.values()
+            for pointer in one.live.engine.description.sensitive_pointers
+        }
+        return sorted(every)
+
+    def keep_days(self) -> dict[str, float]:
+        """Return for how many days each service's content is kept."""
+        return {
+            name: served.live.engine.description.keep_payload_days
+            for name, served in self.house.services.items()
+        }
+
+    def _storage_low(self, is_low: bool) -> None:
+        self.house.storage_low = is_low
+
+    def forget_subject(self, pseudonym: bytes) -> int:
+        """Drop what the other rooms hold of an erased person; return how many quarantined records that were."""
+        for served in self.house.services.values():
+            if served.live.last_good is not None:
+                served.live.last_good.clear()
+        return self.quarantine.forget(pseudonym)
+
     # -- what the steps ask -------------------------------------------------------------------
 
     def _find_caller(self, token: str) -> Caller | None:
         record = self.keyring.find(token, utc_us())
         return None if record is None else Caller(record.id, record.role, record.services)
 
-    def _find_recorded(self, idem: bytes) -> RecordedReply | None:
-        if self._reader is None:
+    async def _find_recorded(self, idem: bytes) -> RecordedReply | None:
+        reader = self._reader
+        if reader is None:
             return None
         not_before_us = utc_us() - int(self.settings.idempotency.keep_h * 3_600 * 1e6)
         try:
-            entry = self._reader.by_idem(idem, not_before_us)
+            if self.settings.ledger.url:
+                async with self._reading:  # one connection, and a network between: neither may block the loop
+                    entry = await asyncio.to_thread(reader.by_idem, idem, not_before_us)
+            else:
+                entry = reader.by_idem(idem, not_before_us)
         except (StorageUnavailable, StorageOutcomeUnknown) as error:
             raise Fault(
                 "Whether this Idempotency-Key was used before cannot be read.",
                 failure="audit_unavailable",
                 hint="Retry in a moment.",
             ) from error
-        return None if entry is None else _recorded_reply(entry.leaf, entry.payload)
+        if entry is None:
+            return None
+        if self.settings.ledger.url:
+            return await asyncio.to_thread(self._recorded_reply, entry)
+        return self._recorded_reply(entry)
+
+    def _recorded_reply(self, entry: StoredEntry) -> RecordedReply | None:
+        """Open the kept reply; None where its content was erased: the key is then as good as new."""
+        facts = orjson.loads(entry.leaf)
+        if entry.payload is None or "idem_body" not in facts:
+            return None
+        opened = self.archive.vault.open(entry.payload, entry_id=entry.id, kind=entry.kind)
+        content = opened.parts.get(WHOLE) or opened.parts.get(REST)
+        if content is None:
+            return None
+        reply = msgspec.json.decode(content, type=_Kept).reply
+        return RecordedReply(bytes.fromhex(facts["idem_body"]), reply)
 
     def count_shed(self, failure: str, whose: str) -> None:
         """Count a refusal that belongs to no service into the next summary."""
@@ -347,9 +433,11 @@ class Runtime:
             await asyncio.sleep(_TICK_S)
             now = monotonic_s()
             try:
-                if now - self._disk_seen_s > _DISK_EVERY_S:
+                every_s = _DISK_EVERY_S if self.house.ledger.is_writable else _TICK_S
+                if now - self._disk_seen_s > every_s:
                     self._disk_seen_s = now
-                    self._disk_free_bytes = self.state.disk_free_bytes()
+                    self.upkeep.see_to_the_disk()
+                self.upkeep.merge_if_waiting(self._begin)
                 self.keyring.refresh(now)
                 if now - poison_s > 5.0:
                     poison_s = now
@@ -383,10 +471,7 @@ class Runtime:
             if served.standby is not None:
                 ready = served.standby.engine.is_ready()
                 parts.append(see(f"standby:{name}", ok=ready, why="" if ready else "not ready", needed=False))
-        low = self._disk_free_bytes < self.settings.ledger.disk_low_bytes
-        parts.append(
-            see("disk", ok=not low, why=f"{self._disk_free_bytes} bytes free" if low else "", needed=False)
-        )
+        parts += self.upkeep.health(self._health)
         days = self._certificate_days()
         if days is not None:
             near = days < _CERTIFICATE_WARN_DAYS
@@ -437,7 +522,7 @@ class Runtime:
             limiter=self.house.limiter.snapshot(),
             ledger=self.house.ledger.snapshot(),
             memory_bytes=proc.rss_bytes(),
-            disk_free_bytes=self._disk_free_bytes,
+            disk_free_bytes=self.upkeep.disk_free_bytes,
         )
 
     def engine_of(self, service: str) -> Engine | None:
@@ -515,11 +600,7 @@ class Runtime:
         yield gauge(
             "nightproof_process_open_fds", "Open files of the server process.", {(): float(proc.open_files())}
         )
-        yield gauge(
-            "nightproof_disk_free_bytes",
-            "Space left for the state folder.",
-            {(): float(self._disk_free_bytes)},
-        )
+        yield from self.upkeep.gauges()
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
 
 
@@ -527,11 +608,3 @@ class _Kept(msgspec.Struct):
     """The part of a payload that idempotency reads."""
 
     reply: Reply
-
-
-def _recorded_reply(leaf: bytes, payload: bytes | None) -> RecordedReply | None:
-    facts = orjson.loads(leaf)
-    if payload is None or "idem_body" not in facts:
-        return None
-    reply = msgspec.json.decode(payload, type=_Kept).reply
-    return RecordedReply(bytes.fromhex(facts["idem_body"]), reply)

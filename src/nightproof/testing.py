@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ import msgspec
 import orjson
 
 from nightproof.audit.ledger import Ledger
-from nightproof.base.clock import monotonic_s
+from nightproof.audit.vault import Vault
+from nightproof.audit.writer import LogWriter
+from nightproof.base.clock import monotonic_s, utc_us
 from nightproof.base.errors import FieldError
 from nightproof.base.ids import RequestIds
 from nightproof.base.roles import Role
@@ -40,7 +42,8 @@ from nightproof.pipeline.last_good import LastGood
 from nightproof.pipeline.serve import serve
 from nightproof.pipeline.story import Arrival
 from nightproof.settings.settings import Settings
-from nightproof.storage.ledger_store import Row
+from nightproof.storage.ledger_rows import Checkpoint, Head, Row, Tile
+from nightproof.storage.vault_store import Epoch, WrappedKey
 from nightproof.watch.meters import Meters
 from nightproof.workers.child import LoadedService
 from nightproof.workers.decide import Forecast
@@ -154,16 +157,42 @@ class MemoryLedgerStore:
         self.rows: list[Row] = []
         self.faults = deque(faults)
 
-    def last_seq(self) -> int:
-        """Return the highest seq, or -1."""
-        return self.rows[-1][0] if self.rows else -1
+    def begin(self) -> Head:
+        """Say where the log stands."""
+        return Head(len(self.rows), None)
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(
+        self,
+        first_seq: int,
+        rows: Sequence[Row],
+        tiles: Sequence[Tile],
+        root: bytes | None,
+        checkpoint: Checkpoint | None,
+        edge: bytes = b"",
+    ) -> None:
         """Keep the rows, or raise what the test wants (called on the ledger's thread)."""
         fault = self.faults.popleft() if self.faults else None
         if fault is not None:
             raise fault
         self.rows += rows
+
+    def abandon(self) -> None:
+        """Have nothing to give back."""
+
+    def size(self) -> int:
+        """Count the rows."""
+        return len(self.rows)
+
+    def tile_count(self, level: int) -> int:
+        """Count the tiles; none is kept."""
+        return 0
+
+    def leaves(self, first_seq: int, most: int = 1_000) -> list[bytes]:
+        """Return leaves."""
+        return [row.leaf for row in self.rows[first_seq : first_seq + most]]
+
+    def last_checkpoint(self) -> None:
+        """Have none: nothing here is signed."""
 
     def checkpoint(self, mode: str = "passive") -> tuple[int, int]:
         """Have nothing to move."""
@@ -173,13 +202,80 @@ class MemoryLedgerStore:
         """Keep the rows: a test looks at them afterwards."""
 
 
+class MemoryVaultStore:
+    """A vault's store that keeps wrapped keys in a dict: content that was sealed can be opened, and erased."""
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, WrappedKey] = {}
+        self.kept_epochs: list[Epoch] = []
+        self.kept_secrets: dict[str, bytes] = {}
+        self.gone = 0
+
+    def add(self, keys: Sequence[WrappedKey]) -> None:
+        """Keep the keys."""
+        self.keys |= {key.kid: key for key in keys}
+
+    def get(self, kid: bytes) -> WrappedKey | None:
+        """Return a key."""
+        return self.keys.get(kid)
+
+    def destroy_subject(self, subject: bytes, at_us: int, *, made_by_us: int | None = None) -> int:
+        """Forget the subject's keys."""
+        mine = [
+            kid
+            for kid, key in self.keys.items()
+            if key.subject == subject and (made_by_us is None or key.made_us <= made_by_us)
+        ]
+        for kid in mine:
+            del self.keys[kid]
+        self.gone += len(mine)
+        return len(mine)
+
+    def destroyed(self) -> int:
+        """Count the keys that are gone."""
+        return self.gone
+
+    def epochs(self) -> list[Epoch]:
+        """Return the epochs."""
+        return list(self.kept_epochs)
+
+    def add_epoch(self, epoch: Epoch) -> None:
+        """Keep an epoch."""
+        self.kept_epochs.append(epoch)
+
+    def rewrap(self, epochs: Sequence[Epoch], secrets: Mapping[str, bytes]) -> None:
+        """Replace what the master key wraps."""
+        self.kept_epochs, self.kept_secrets = list(epochs), dict(secrets)
+
+    def secret(self, name: str) -> bytes | None:
+        """Return a wrapped secret."""
+        return self.kept_secrets.get(name)
+
+    def secrets(self) -> dict[str, bytes]:
+        """Return all wrapped secrets."""
+        return dict(self.kept_secrets)
+
+    def keep_secret(self, name: str, wrapped: bytes) -> bytes:
+        """Keep a wrapped secret, unless there is one; return the one that is kept."""
+        return self.kept_secrets.setdefault(name, wrapped)
+
+    def close(self) -> None:
+        """Keep everything: a test looks at it afterwards."""
+
+
 def house_of(engine: ScriptedEngine, store: MemoryLedgerStore, *, settings: Settings | None = None) -> House:
     """Build the rooms around an engine and a store; every key is known. The caller starts and stops the ledger."""
     settings = settings or Settings()
     description = engine.description
     summaries: Counter[tuple[str, str, str]] = Counter()
+    vault = Vault(MemoryVaultStore(), bytes(32), now_us=utc_us())
     ledger = Ledger(
-        lambda: store,  # type: ignore[arg-type, return-value]
+        lambda: LogWriter(
+            store,  # type: ignore[arg-type]
+            keep_keys=vault.keep,
+            signer=None,
+            seal_every_s=settings.ledger.seal_every_s,
+        ),
         settings.ledger,
         on_fence=lambda why: None,
         on_lost=lambda entries: summaries.update({("audit_unavailable", "", ""): entries}),
@@ -198,16 +294,21 @@ def house_of(engine: ScriptedEngine, store: MemoryLedgerStore, *, settings: Sett
     return House(
         settings=settings,
         find_caller=lambda token: Caller("test", Role.PREDICT),
-        find_recorded=lambda idem: None,
+        find_recorded=_nothing_recorded,
         services={description.service: ServedService(description.service, live)},
         limiter=Limiter(settings.limits),
         ledger=ledger,
+        vault=vault,
         meters=Meters(),
         running_keys=set(),
         summaries=summaries,
         ids=RequestIds(),
         starting=False,
     )
+
+
+async def _nothing_recorded(idem: bytes) -> None:
+    return None
 
 
 def _arrival(house: House, record: Any) -> Arrival:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from nightproof.audit.record import make_entry
 from nightproof.base.clock import utc_us
-from nightproof.base.ids import RequestIds
+from nightproof.base.errors import NightproofError
 from nightproof.base.roles import Role
 from nightproof.cli.client import Client, from_options
+from nightproof.settings.load import load
 from nightproof.steer import keys
+from nightproof.steer.archive import Archive, archive_of
 from nightproof.storage.keyring import Keyring
-from nightproof.storage.ledger_store import LedgerStore
 from nightproof.storage.statefolder import StateFolder, StateTaken
 
 
@@ -30,11 +33,26 @@ def create(
         body = {"role": role, "name": name, "services": list(services), "expires_days": expires_days}
         made: dict[str, Any] = client.post("/admin/keys", body)
         return made
-    with _offline(state) as (keyring, folder):
-        expires_in = None if expires_days is None else timedelta(days=expires_days)
-        key = keys.create(keyring, role=Role(role), name=name, services=services, expires_in=expires_in)
-        _note(folder, "keys.create", key=key.id, role=role, services=list(services))
-        return dict(msgspec.to_builtins(key))
+    expires_in = None if expires_days is None else timedelta(days=expires_days)
+
+    async def make() -> dict[str, Any]:
+        async with _offline(state) as (keyring, archive):
+            key = keys.create(keyring, role=Role(role), name=name, services=services, expires_in=expires_in)
+            try:
+                await archive.note(
+                    "operator",
+                    who="local",
+                    act="keys.create",
+                    made=key.id,
+                    role=role,
+                    services=list(services),
+                )
+            except NightproofError:
+                keys.revoke(keyring, key.id, now_us=utc_us())  # a key without its record must not live
+                raise
+            return dict(msgspec.to_builtins(key))
+
+    return asyncio.run(make())
 
 
 def list_all(state: Path, url: str | None) -> list[dict[str, Any]]:
@@ -43,7 +61,8 @@ def list_all(state: Path, url: str | None) -> list[dict[str, Any]]:
     if client is not None:
         found: list[dict[str, Any]] = client.get("/admin/keys")
         return found
-    with _offline(state) as (keyring, _):
+    folder = StateFolder.open(state)
+    with contextlib.closing(Keyring(folder.keyring_db, folder.keyring_pepper)) as keyring:
         return [msgspec.to_builtins(key) for key in keys.list_all(keyring, now_us=utc_us())]
 
 
@@ -53,10 +72,13 @@ def revoke(state: Path, url: str | None, key_id: str) -> dict[str, Any]:
     if client is not None:
         told: dict[str, Any] = client.post(f"/admin/keys/{key_id}/revoke")
         return told
-    with _offline(state) as (keyring, folder):
-        revoked = keys.revoke(keyring, key_id, now_us=utc_us())
-        _note(folder, "keys.revoke", key=key_id)
-        return dict(msgspec.to_builtins(revoked))
+
+    async def end() -> dict[str, Any]:
+        async with _offline(state) as (keyring, archive):
+            await archive.note("operator", who="local", act="keys.revoke", made=key_id)
+            return dict(msgspec.to_builtins(keys.revoke(keyring, key_id, now_us=utc_us())))
+
+    return asyncio.run(end())
 
 
 def _running(state: Path, url: str | None) -> Client | None:
@@ -72,26 +94,10 @@ def _running(state: Path, url: str | None) -> Client | None:
     return None
 
 
-@contextmanager
-def _offline(state: Path) -> Iterator[tuple[Keyring, StateFolder]]:
+@asynccontextmanager
+async def _offline(state: Path) -> AsyncIterator[tuple[Keyring, Archive]]:
     """Hold the state folder while no server does."""
     folder = StateFolder.open(state)
-    folder.lock()
-    keyring = Keyring(folder.keyring_db, folder.keyring_pepper)
-    try:
-        yield keyring, folder
-    finally:
-        keyring.close()
-        folder.unlock()
-
-
-def _note(folder: StateFolder, act: str, **named: Any) -> None:
-    """Record the act, as the server would."""
-    store = LedgerStore(folder.ledger_db)
-    try:
-        entry = make_entry("operator", RequestIds().draw(), utc_us(), {"who": "local", "act": act, **named})
-        store.append(
-            [(store.last_seq() + 1, entry.id, entry.at_us, entry.kind, entry.idem, entry.leaf, entry.payload)]
-        )
-    finally:
-        store.close()
+    async with archive_of(load(None, os.environ, {"state": state}), folder) as archive:
+        with contextlib.closing(Keyring(folder.keyring_db, folder.keyring_pepper)) as keyring:
+            yield keyring, archive

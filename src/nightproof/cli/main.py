@@ -45,6 +45,7 @@ class _Verbs(click.Group):
         "new": ("nightproof.cli.new", "new"),
         "check": ("nightproof.cli.check", "check"),
         "serve": ("nightproof.cli.serve", "serve"),
+        "audit": ("nightproof.cli.audit", "audit"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -67,7 +68,7 @@ class _Verbs(click.Group):
             ctx.exit(2)
         except StateError as error:
             show.trouble(error.text, error.hint)
-            ctx.exit(1)
+            ctx.exit(error.exit_code)
         except NightproofError as error:
             show.trouble(error.text, error.hint)
             ctx.exit(1)

@@ -17,6 +17,7 @@ from nightproof.base import strictjson
 from nightproof.base.clock import utc_us
 from nightproof.base.errors import FieldError, NightproofError, Refusal
 from nightproof.base.roles import Action, Role, allows
+from nightproof.gateway.admin_audit import AuditRoutes
 from nightproof.gateway.problems import Headers
 from nightproof.runtime import Runtime
 from nightproof.steer import keys, quarantine
@@ -30,6 +31,7 @@ Response = tuple[int, bytes, Headers]
 _JSON: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 _MOST_BYTES = 65_536
 _QUARANTINE = re.compile(r"/admin/quarantine/([A-Za-z0-9_-]{1,64})(?:/(release|replay))?")
+_AUDIT = re.compile(r"/admin/audit/([a-z]{1,20})")
 _KEY = re.compile(r"/admin/keys/([A-Za-z0-9_-]{1,64})/revoke")
 
 
@@ -51,6 +53,7 @@ class Admin:
     def __init__(self, runtime: Runtime, *, is_local: bool) -> None:
         self._runtime = runtime
         self._is_local = is_local
+        self._audit = AuditRoutes(runtime, _read)
 
     async def answer(self, call: Call, method: str, path: str) -> Response:
         """Answer one request, or raise Refusal."""
@@ -82,6 +85,8 @@ class Admin:
         if (match := _KEY.fullmatch(path)) and method == "POST":
             key_id = match[1]
             return Action.KEYS, lambda who, _: self._revoke_key(who, key_id)
+        if (match := _AUDIT.fullmatch(path)) and (found := self._audit.find(method, match[1])):
+            return found
         raise Refusal(
             "No operator's route is under this path and method.",
             failure="unknown_service",
@@ -158,7 +163,9 @@ class Admin:
         except (NightproofError, ValueError, OverflowError) as error:
             raise Refusal(f"The key cannot be made: {error}", failure="invalid_input") from error
         try:
-            await self._runtime.act(who, "keys.create", key=made.id, role=asked.role, services=asked.services)
+            await self._runtime.act(
+                who, "keys.create", made=made.id, role=asked.role, services=asked.services
+            )
         except NightproofError:
             keys.revoke(
                 self._runtime.keyring, made.id, now_us=utc_us()
@@ -167,7 +174,7 @@ class Admin:
         return made
 
     async def _revoke_key(self, who: str, key_id: str) -> Any:
-        await self._runtime.act(who, "keys.revoke", key=key_id)
+        await self._runtime.act(who, "keys.revoke", made=key_id)
         return keys.revoke(self._runtime.keyring, key_id, now_us=utc_us())
 
 

@@ -18,6 +18,7 @@ from nightproof.base import strictjson
 from nightproof.base.clock import utc_now
 from nightproof.base.errors import Fault, FieldError, Refusal
 from nightproof.base.fingerprint import fingerprint_of
+from nightproof.base.masking import subject_of
 from nightproof.base.roles import Action, allows
 from nightproof.base.values import Caller
 from nightproof.checks.input import InputChecks
@@ -54,7 +55,14 @@ async def accept(story: Story, house: House) -> Request:
             hint="Retry; another instance, or the next start, answers.",
             retry_after_s=1.0,
         )
-    if not house.ledger.is_writable and not house.ledger.should_try:
+    if house.storage_low and not _may_spill(story, house):
+        raise Fault(
+            "The disk is full, so no answer could be recorded.",
+            failure="audit_unavailable",
+            hint="Retry in a moment; the operator is told.",
+            retry_after_s=5.0,
+        )
+    if not house.ledger.is_writable and not (_may_spill(story, house) or house.ledger.should_try):
         raise Fault(
             "The audit log cannot be written, so no answer could go out.",
             failure="audit_unavailable",
@@ -65,7 +73,7 @@ async def accept(story: Story, house: House) -> Request:
     story.body = body
     release = served.live
     if arrival.idempotency_key:
-        _claim_key(story, house, caller)
+        await _claim_key(story, house, caller)
         if story.replay is not None:
             return Request(served, release, caller, [], story.deadline_s, len(body))
     decoded = await _decode(body, story, release)
@@ -74,10 +82,14 @@ async def accept(story: Story, house: House) -> Request:
     story.many = decoded.many
     story.items = [Item(place, record, findings=[]) for place, record in enumerate(decoded.inputs)]
     if strictjson.is_large(body):
-        await asyncio.to_thread(_check_records, story, decoded, release)
+        await asyncio.to_thread(_check_records, story, decoded, release, house)
     else:
-        _check_records(story, decoded, release)
+        _check_records(story, decoded, release, house)
     return Request(served, release, caller, story.items, story.deadline_s, len(body))
+
+
+def _may_spill(story: Story, house: House) -> bool:
+    return house.spill is not None and story.service in house.spilling_services and house.spill.has_room
 
 
 def _identify(story: Story, house: House) -> Caller:
@@ -184,12 +196,15 @@ def decode_native(body: bytes, checks: InputChecks) -> Decoded:
     return Decoded([value], [body], many=False)
 
 
-def _check_records(story: Story, decoded: Decoded, release: ServedRelease) -> None:
+def _check_records(story: Story, decoded: Decoded, release: ServedRelease, house: House) -> None:
     """Refuse each record that does not hold; if none holds, the request as a whole."""
     checks = release.input_checks
+    pointers = release.engine.description.subject_pointers
     now = utc_now() if checks.has_fresh else None
     standing = 0
     for item, value in zip(story.items, decoded.values, strict=True):
+        if pointers and (subject := subject_of(value, pointers)) is not None:
+            item.subject = house.vault.pseudonym(subject)
         if not checks.holds(value):
             item.failure, item.errors = "invalid_input", checks.errors(value)
         elif control := checks.control(value, item.input):
@@ -222,7 +237,7 @@ def refusal_of(story: Story) -> Refusal:
     return Refusal(text, failure=first.failure, hint=hint, errors=story.errors_told(first))
 
 
-def _claim_key(story: Story, house: House, caller: Caller) -> None:
+async def _claim_key(story: Story, house: House, caller: Caller) -> None:
     """Look the idempotency key up: recorded before, running now, or ours to run."""
     key = story.arrival.idempotency_key
     if not _IDEMPOTENCY_KEY.fullmatch(key):
@@ -243,10 +258,17 @@ def _claim_key(story: Story, house: House, caller: Caller) -> None:
             hint="Wait for it, then send the same again.",
             retry_after_s=1.0,
         )
-    recorded = house.find_recorded(story.idem)
+    idem = story.idem
+    house.running_keys.add(idem)  # before anything is awaited: two at once must not both be the first
+    try:
+        recorded = await house.find_recorded(idem)
+    except BaseException:
+        house.running_keys.discard(idem)
+        story.idem = b""
+        raise
     if recorded is None:
-        house.running_keys.add(story.idem)
         return
+    house.running_keys.discard(idem)
     story.idem = b""
     if recorded.body != story.idem_body:
         raise Refusal(

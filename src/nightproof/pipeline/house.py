@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from nightproof.audit.ledger import Ledger
+from nightproof.audit.spill import Spill
+from nightproof.audit.vault import Vault
 from nightproof.base.ids import RequestIds
 from nightproof.base.values import Caller, Reply
 from nightproof.checks.input import InputChecks
@@ -64,17 +66,23 @@ class House(msgspec.Struct, eq=False):
     settings: Settings
     find_caller: Callable[[str], Caller | None]
     """Look a token up in the keyring."""
-    find_recorded: Callable[[bytes], RecordedReply | None]
+    find_recorded: Callable[[bytes], Awaitable[RecordedReply | None]]
     """Look an idempotency key up in the ledger."""
     services: dict[str, ServedService]
     limiter: Limiter
     ledger: Ledger
+    vault: Vault
     meters: Meters
     running_keys: set[bytes]
     """Idempotency keys whose first request is still on its way."""
     summaries: Counter[tuple[str, str, str]]
     """Refusals that share a record: by failure, service and key or address, since the last flush."""
     ids: RequestIds
+    spill: Spill | None = None
+    spilling_services: set[str] = set()
+    """Those that are answered although the ledger cannot be written, while the spill takes their records."""
+    storage_low: bool = False
+    """The disk is full, and what is left of it is for operators: requests are refused."""
     draining: bool = False
     starting: bool = True
     """The services' workers are still loading for the first time."""

@@ -30,5 +30,9 @@ class LastGood:
             return None
         return found[1]
 
+    def clear(self) -> None:
+        """Forget all answers."""
+        self._answers.clear()
+
     def __repr__(self) -> str:
         return f"<LastGood {len(self._answers)}/{self._most}>"

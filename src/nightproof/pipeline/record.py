@@ -16,6 +16,7 @@ import orjson
 
 from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
 from nightproof.audit.record import Entry, make_entry
+from nightproof.audit.vault import Part
 from nightproof.base.errors import Fault, Refusal
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.values import Reply
@@ -24,6 +25,10 @@ from nightproof.pipeline.reply import reply_of
 from nightproof.pipeline.story import Item, Story
 from nightproof.watch.log import Sparing
 
+WHOLE = "content"
+"""The content's one part: `{"items":[{"input","output"}],"reply",…}`."""
+REST = "rest"
+"""Of content split by subject: what belongs to no single record. The records are the parts `items/<place>`."""
 _KEPT_BODY_BYTES = 64 * 1024
 _MOST_SUMMARY_KEYS = 10_000
 _DETAIL_IS_OURS = frozenset({"model_error", "model_out_of_memory", "invalid_output"})
@@ -40,12 +45,29 @@ async def record(story: Story, house: House) -> None:
         )
     else:
         try:
-            story.appended = house.ledger.append(entry_of(story), others=house.limiter.in_flight)
-            # An idempotency key is held until the entry can be found, even if its caller leaves meanwhile.
-            await (asyncio.shield(story.appended) if story.idem else story.appended)
+            await _keep(story, house)
         except (AuditUnavailable, AuditOutcomeUnknown) as fault:
             _end_unrecorded(story, house, fault)
     _finish(story, house)
+
+
+async def _keep(story: Story, house: House) -> None:
+    """Make the entry durable in the ledger; of a service that says so, in the spill where the ledger says no."""
+    entry = entry_of(story, house)
+    spill = house.spill
+    may_spill = spill is not None and story.service in house.spilling_services
+    if may_spill and not house.ledger.should_try:
+        await spill.append(entry)  # type: ignore[union-attr]
+        return
+    story.appended = house.ledger.append(entry, others=house.limiter.in_flight)
+    try:
+        # An idempotency key is held until the entry can be found, even if its caller leaves meanwhile.
+        await (asyncio.shield(story.appended) if story.idem else story.appended)
+    except AuditUnavailable:
+        if not may_spill:
+            raise
+        story.appended = None
+        await spill.append(entry)  # type: ignore[union-attr]
 
 
 def record_abandoned(story: Story, house: House) -> None:
@@ -65,7 +87,7 @@ def record_abandoned(story: Story, house: House) -> None:
         count_shed(house, story.failure, story.service, story.arrival.client)
     else:
         # Cancelled, it is recorded all the same: only the waiting is off. A ledger that is closed says no at once.
-        if not house.ledger.append(entry_of(story)).cancel():
+        if not house.ledger.append(entry_of(story, house)).cancel():
             count_shed(house, "audit_unavailable", story.service, "")
     _finish(story, house)
 
@@ -146,21 +168,23 @@ def count_shed(house: House, failure: str, service: str, whose: str) -> None:
     house.summaries[line] += 1
 
 
-def entry_of(story: Story) -> Entry:
-    """Build the ledger entry of a story: a small leaf, and the content apart."""
+def entry_of(story: Story, house: House) -> Entry:
+    """Build the ledger entry of a story: a small leaf, and the sealed content apart."""
+    arrival = story.arrival
     reply = reply_of(story) if story.idem and _is_final(story) else None
+    key_id = story.caller.key_id if story.caller else ""
     facts: dict[str, Any] = {
         "service": story.service,
         "release": story.release,
-        "protocol": story.arrival.protocol,
-        "key": story.caller.key_id if story.caller else "",
+        "protocol": arrival.protocol,
+        "key": key_id,
         "ending": story.ending,
         "failure": story.failure,
         "decisions": story.decisions,
         "stages_us": dict(story.stages_us),
     }
-    if story.arrival.trace_id:
-        facts["trace"] = story.arrival.trace_id
+    if arrival.trace_id:
+        facts["trace"] = arrival.trace_id
     if len(story.items) == 1:
         facts |= _item_facts(story.items[0])
     elif story.items:
@@ -169,13 +193,23 @@ def entry_of(story: Story) -> Entry:
         )
     if reply is not None:
         facts["idem_body"] = story.idem_body.hex()
+    subjects = tuple(dict.fromkeys(item.subject for item in story.items if item.subject))
+    sealed = house.vault.seal(
+        _parts(story, reply, subjects),
+        entry_id=arrival.id,
+        kind="request",
+        caller=key_id,
+        at_us=story.began_us,
+    )
     return make_entry(
         "request",
-        story.arrival.id,
+        arrival.id,
         story.began_us,
         facts,
-        payload=_payload(story, reply),
+        payload=sealed.payload,
         idem=story.idem if reply is not None else None,
+        subjects=subjects,
+        keys=sealed.new_keys,
     )
 
 
@@ -199,15 +233,19 @@ def _item_facts(item: Item) -> dict[str, Any]:
     return facts
 
 
-def _payload(story: Story, reply: Reply | None) -> bytes:
+def _parts(story: Story, reply: Reply | None, subjects: tuple[bytes, ...]) -> list[Part]:
+    """Split the content by whose it is: one part, or of several subjects one per record and one for the rest.
+
+    The rest (the reply, what was told) can be opened only while nobody of them is erased.
+    """
     if len(story.items) == 1 and story.ending == "answered" and reply is None:
         # The usual case, by joining what is JSON already.
         item = story.items[0]
-        return b'{"items":[{"input":%b,"output":%b}]}' % (item.input, item.output)
+        return [Part(WHOLE, b'{"items":[{"input":%b,"output":%b}]}' % (item.input, item.output), subjects)]
     content: dict[str, Any] = {}
-    if story.items:
+    if story.items and len(subjects) <= 1:
         content["items"] = [_item_content(item) for item in story.items]
-    elif story.body:
+    elif not story.items and story.body:
         content["body_b64"] = base64.b64encode(story.body[:_KEPT_BODY_BYTES]).decode()
         content["body_bytes"] = len(story.body)
     if story.fault is not None:
@@ -215,7 +253,15 @@ def _payload(story: Story, reply: Reply | None) -> bytes:
         content["errors"] = [[error.pointer, error.detail] for error in story.fault.errors]
     if reply is not None:
         content["reply"] = orjson.Fragment(_reply_encoder.encode(reply))
-    return orjson.dumps(content)
+    if len(subjects) <= 1:
+        return [Part(WHOLE, orjson.dumps(content), subjects)]
+    parts = [
+        Part(
+            f"items/{item.place}", orjson.dumps(_item_content(item)), (item.subject,) if item.subject else ()
+        )
+        for item in story.items
+    ]
+    return [*parts, Part(REST, orjson.dumps(content), subjects)]
 
 
 def _item_content(item: Item) -> dict[str, Any]:

@@ -68,6 +68,8 @@ class Item(msgspec.Struct, eq=False):
     predict_us: int = 0
     queue_us: int = 0
     worker_pid: int = 0
+    subject: bytes = b""
+    """Pseudonym of the person that the record is about, where the service names one."""
 
 
 class Story(msgspec.Struct, eq=False):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from nightproof.audit.ledger import LedgerSnapshot
+from nightproof.base.ids import RUN_ID
 from nightproof.limits.limiter import LimiterSnapshot
 from nightproof.watch.health import Component
 from nightproof.watch.meters import MetersSnapshot, RecentService
@@ -33,6 +34,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The whole server."""
 
     version: str
+    run: str
+    """Id of this run; each of its records carries it."""
     pid: int
     up_s: float
     address: str
@@ -86,6 +89,7 @@ def status(
     """Gather the server's status."""
     return Status(
         version=version,
+        run=RUN_ID,
         pid=pid,
         up_s=up_s,
         address=address,

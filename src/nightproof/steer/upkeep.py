@@ -1,0 +1,232 @@
+"""Keep the log going beside the requests: reserve, side file, witness, retention and the vault's news.
+
+The runtime asks it at every tick. Promises: nothing here blocks the event loop for longer than a statfs call,
+and nothing here ends the ticking; what fails is logged and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+from prometheus_client import Metric
+
+from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
+from nightproof.audit.spill import Spill
+from nightproof.audit.witness import Witness
+from nightproof.base.clock import utc_us
+from nightproof.base.errors import NightproofError
+from nightproof.base.ids import RequestIds
+from nightproof.settings.settings import Settings
+from nightproof.steer import keep
+from nightproof.steer.archive import Archive
+from nightproof.storage.reserve import Reserve, choose
+from nightproof.storage.spill_file import SpillFile
+from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
+from nightproof.storage.statefolder import StateFolder
+from nightproof.watch.health import Component, Health
+from nightproof.watch.log import log
+from nightproof.watch.meters import Meters, gauge
+
+_LAST_WITNESS_WITHIN_S = 5.0
+_VAULT_EVERY_S = 1.0
+_SPILL_PURPOSE = "spill"
+
+_Begin = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+class Upkeep:
+    """What the log needs done beside the requests."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        settings: Settings,
+        state: StateFolder,
+        *,
+        meters: Meters,
+        ids: RequestIds,
+        keep_days: Callable[[], dict[str, float]],
+        on_storage_low: Callable[[bool], None],
+    ) -> None:
+        self._archive = archive
+        self._settings = settings
+        self._state = state
+        self._meters = meters
+        self._ids = ids
+        self._keep_days = keep_days
+        self._on_storage_low = on_storage_low
+        self._reserve = Reserve(state.reserve, settings.ledger.reserve_bytes)
+        self._merging: asyncio.Task[None] | None = None
+        self._is_low = False
+        self.disk_free_bytes = state.disk_free_bytes()
+        self.witness = Witness(
+            settings.witness,
+            newest=lambda: archive.last_checkpoint,
+            reader=archive.reader,
+            on_refused=self._witness_refused,
+        )
+        self.spill: Spill | None = None
+
+    # -- start, tick and stop -----------------------------------------------------------------
+
+    async def start(self, begin: _Begin) -> Spill:
+        """Erase again what a restored backup brought back, open the side file, begin what runs beside."""
+        await keep.reapply_erasures(self._archive)
+        self.spill = self._open_spill()
+        if self.witness.is_set:
+            begin(self.witness.run())
+        begin(self._keep_forever())
+        if self._settings.ledger.url:
+            begin(self._refresh_vault_forever())
+        return self.spill
+
+    def see_to_the_disk(self) -> None:
+        """Measure the free space; give the reserve up on a full disk, and take it back when there is room."""
+        self.disk_free_bytes = free = self._state.disk_free_bytes()
+        choice = choose(
+            is_held=self._reserve.is_held,
+            is_refused=not self._archive.ledger.is_writable,
+            free_bytes=free,
+            size_bytes=self._reserve.size_bytes,
+        )
+        if choice == "give_up":
+            self._say_low(True)
+            self._reserve.give_up()
+            log("reserve_given_up", level="error", free_bytes=free)
+            self._meters.count_event("reserve_given_up")
+        elif choice == "take_back" and self._reserve.take_back():
+            if self._is_low:
+                log("reserve_taken_back", free_bytes=free)
+            self._say_low(False)
+
+    def merge_if_waiting(self, begin: _Begin) -> None:
+        """Begin to merge the side file into the log, if something waits there and the log takes entries."""
+        spill = self.spill
+        may_merge = self._archive.ledger.is_writable and (self._merging is None or self._merging.done())
+        if spill is not None and not spill.is_empty and may_merge:
+            self._merging = begin(self._merge(spill))
+
+    async def stop(self) -> None:
+        """Give the witness the last checkpoint, and close the side file. After the ledger's stop."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.witness.give(), _LAST_WITNESS_WITHIN_S)
+        if self.spill is not None:
+            self.spill.close()
+
+    # -- what is seen from outside ------------------------------------------------------------
+
+    def health(self, health: Health) -> list[Component]:
+        """Return the disk's, the witness's and the side file's present state."""
+        see, free = health.see, self.disk_free_bytes
+        low = free < self._settings.ledger.disk_low_bytes
+        parts = [see("disk", ok=not low, why=f"{free} bytes free" if low else "", needed=False)]
+        if self.witness.is_set:
+            witness = self.witness.snapshot()
+            late = self.witness.is_late or witness.is_refused
+            parts.append(
+                see("witness", ok=not late, why=(witness.why or "late") if late else "", needed=False)
+            )
+        if self.spill is not None:
+            waits = not self.spill.is_empty
+            why = f"{self.spill.size_bytes} bytes wait to be merged" if waits else ""
+            parts.append(see("spill", ok=not waits, why=why, needed=False))
+        return parts
+
+    def gauges(self) -> Iterable[Metric]:
+        """Return the present values for `/metrics`."""
+        newest = self._archive.last_checkpoint
+        yield gauge(
+            "nightproof_audit_signed_entries",
+            "Entries under the last signed checkpoint.",
+            {(): float(newest.size if newest is not None else 0)},
+        )
+        witness = self.witness.snapshot()
+        if witness.is_set:
+            yield gauge(
+                "nightproof_witness_entries", "Entries that the witness has seen.", {(): float(witness.size)}
+            )
+            yield gauge(
+                "nightproof_witness_age_seconds", "Since the witness had all there is.", {(): witness.age_s}
+            )
+            yield gauge(
+                "nightproof_witness_refused",
+                "Whether the witness says that our log does not continue what it saw.",
+                {(): float(witness.is_refused)},
+            )
+        if self.spill is not None:
+            yield gauge(
+                "nightproof_spilled_bytes",
+                "Records in the side file that wait to be merged.",
+                {(): float(self.spill.size_bytes)},
+            )
+        yield gauge(
+            "nightproof_disk_free_bytes",
+            "Space left for the state folder.",
+            {(): float(self.disk_free_bytes)},
+        )
+
+    # -- the work -----------------------------------------------------------------------------
+
+    def _say_low(self, is_low: bool) -> None:
+        self._is_low = is_low
+        self._on_storage_low(is_low)
+
+    def _open_spill(self) -> Spill:
+        """Open the side file; its key is made now, since a full disk would take none."""
+        ledger = self._settings.ledger
+        self._archive.vault.seal_bytes(b"", purpose=_SPILL_PURPOSE)
+        return Spill(
+            SpillFile(ledger.spill_folder or self._state.spill),
+            self._archive.vault,
+            most_bytes=ledger.spill_bytes,
+            within_s=ledger.spill_within_s,
+        )
+
+    async def _merge(self, spill: Spill) -> None:
+        try:
+            merged = await spill.merge(self._archive.ledger, self._recorded_of, self._ids)
+        except (AuditUnavailable, AuditOutcomeUnknown, StorageUnavailable, StorageOutcomeUnknown) as error:
+            log("spill_not_merged", level="warning", why=error.text)
+        else:
+            log("spill_merged", entries=merged)
+
+    async def _recorded_of(self, ids: Sequence[str]) -> set[str]:
+        def look() -> set[str]:
+            reader = self._archive.reader()
+            try:
+                return {one for one in ids if reader.by_id(one)}
+            finally:
+                reader.close()
+
+        return await asyncio.to_thread(look)
+
+    async def _keep_forever(self) -> None:
+        """Destroy content past its time, and begin a new key of keys when the present one is old."""
+        while True:
+            await asyncio.sleep(self._settings.retention.every_s)
+            try:
+                done = await keep.expire(self._archive, "server", self._keep_days())
+                if done.dropped:
+                    log("expired", services=done.dropped)
+                days = self._settings.vault.rotate_days
+                if self._archive.vault.is_rotation_due(utc_us(), after_days=days):
+                    epoch = await keep.rotate(self._archive, "server")
+                    log("key_rotated", epoch=epoch)
+            except NightproofError as error:
+                log("retention", level="warning", why=error.text)
+
+    async def _refresh_vault_forever(self) -> None:
+        """See what other gateways on the same log have erased."""
+        while True:
+            await asyncio.sleep(_VAULT_EVERY_S)
+            try:
+                await asyncio.to_thread(self._archive.vault.refresh)
+            except NightproofError as error:
+                log("vault", level="warning", why=error.text)
+
+    def _witness_refused(self, why: str) -> None:
+        log("witness_refused", level="error", why=why)
+        self._meters.count_event("witness_refused")
