@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nightproof.storage.ledger_store import Entry, LedgerReader
+from nightproof.storage.ledger_rows import StoredEntry
+from nightproof.storage.ledger_store import LedgerReader
 from tests.serving import Served
 
 
@@ -112,7 +113,7 @@ class Callers:
             asker.close()
 
 
-def entries_of(state: Path) -> list[Entry]:
+def entries_of(state: Path) -> list[StoredEntry]:
     """Read the whole ledger of a state folder."""
     reader = LedgerReader(state / "ledger.db")
     try:
@@ -121,7 +122,7 @@ def entries_of(state: Path) -> list[Entry]:
         reader.close()
 
 
-def leaf_of(entry: Entry) -> dict[str, Any]:
+def leaf_of(entry: StoredEntry) -> dict[str, Any]:
     """Return an entry's facts."""
     facts: dict[str, Any] = json.loads(entry.leaf)
     return facts

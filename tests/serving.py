@@ -20,6 +20,8 @@ import httpx
 ROOT = Path(__file__).parent.parent
 SERVICES = Path(__file__).parent / "material" / "services"
 START_WITHIN_S = 60.0
+SMALL = {"NIGHTPROOF_LEDGER_RESERVE_BYTES": "65536"}
+"""Settings of every server in tests: hundreds of state folders would else hold back gigabytes."""
 
 
 def free_port() -> int:
@@ -153,7 +155,7 @@ def serving(
                 sys.executable, "-m", "nightproof", "serve", str(path),
                 "--state", str(state), "--port", str(port), *flags,
             ],
-            stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})},
+            stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env={**os.environ, **SMALL, **(env or {})},
         )  # fmt: skip
     base_url = f"{scheme}://127.0.0.1:{port}"
     name = service or path.name

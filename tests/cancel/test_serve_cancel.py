@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from nightproof.pipeline.house import House
 from nightproof.pipeline.record import record_abandoned
 from nightproof.pipeline.serve import serve
 from nightproof.pipeline.story import Arrival, Decoded, Story
-from nightproof.storage.ledger_store import Row
+from nightproof.storage.ledger_rows import Row
 from nightproof.storage.sqlite import StorageUnavailable
 from nightproof.testing import MemoryLedgerStore, ScriptedEngine, house_of
 from nightproof.workers.engine import Job, Outcome
@@ -59,10 +59,10 @@ class GatedStore(MemoryLedgerStore):
         super().__init__(faults)
         self.gate = threading.Event()
 
-    def append(self, rows: list[Row]) -> None:  # type: ignore[override]
+    def append(self, first_seq: int, rows: Sequence[Row], *rest: Any, **named: Any) -> None:
         """Commit when the gate is open."""
         self.gate.wait(10)
-        super().append(rows)
+        super().append(first_seq, rows, *rest, **named)
 
 
 def by_turns(outcome_of: Callable[[Job], Outcome], turns: int = 3) -> Callable[[Job], Outcome | None]:

@@ -159,7 +159,8 @@ class Rooms:
     def recorded(self) -> Counter[str]:
         """Count the endings in the ledger; those in summaries are refusals, or answers that were lost."""
         counts: Counter[str] = Counter()
-        for _, _, _, kind, _, leaf, _ in self.store.rows:
+        for row in self.store.rows:
+            kind, leaf = row.kind, row.leaf
             facts = orjson.loads(leaf)
             if kind == "request":
                 counts[facts["ending"]] += 1

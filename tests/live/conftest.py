@@ -1,4 +1,4 @@
-"""Servers that live tests share: started once, and left whole by every test."""
+"""What live tests share: servers, started once and left whole by every test, and places for ledgers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ledger_places import ledger_place as ledger_place
+from tests.postgres import postgres as postgres
+from tests.postgres import postgres_cluster as postgres_cluster
 from tests.serving import Served, serving
 
 

@@ -88,6 +88,7 @@ def _kill_and_check(state: Path, *, rounds: int, at_least: int) -> None:
             every |= _killed_under_load(served, at_least=at_least)
 
         assert damage_in(state) == []
+        assert run_nightproof("audit", "verify", "--state", str(state)).returncode == 0
         assert every <= recorded_ids(state), "what was acknowledged is there, in this run and those before"
         seqs = [entry.seq for entry in entries_of(state)]
         assert seqs == list(range(len(seqs))), "and no number is missing"
@@ -100,12 +101,12 @@ def _kill_and_check(state: Path, *, rounds: int, at_least: int) -> None:
 
 
 def test_a_killed_server_loses_no_acknowledged_record_and_takes_its_workers_along(state: Path):
-    _kill_and_check(state, rounds=3, at_least=100)
+    _kill_and_check(state, rounds=10, at_least=100)
 
 
 @pytest.mark.soak
-def test_a_server_killed_thirty_times_loses_no_acknowledged_record(state: Path):
-    _kill_and_check(state, rounds=30, at_least=300)
+def test_a_server_killed_ninety_times_loses_no_acknowledged_record(state: Path):
+    _kill_and_check(state, rounds=90, at_least=300)
 
 
 # -- SIGTERM ------------------------------------------------------------------------------------
@@ -338,7 +339,7 @@ def test_a_second_server_on_the_same_state_refuses_and_leaves_the_first_alone(st
     with serving("faulty", state, env=PATIENT) as first:
         second = start("faulty", state)
 
-        assert second.returncode == 1
+        assert second.returncode == 75, "what a service manager takes for: try again later"
         assert str(first.process.pid) in second.stderr, "it says who has the folder"
         assert first.predict({"x": 1.0}).status_code == 200
         assert control_socket(state).exists()

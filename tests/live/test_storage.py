@@ -19,7 +19,8 @@ import pytest
 
 from nightproof.base.errors import DeclarationError, StateError
 from nightproof.storage import bundles
-from nightproof.storage.ledger_store import MOST_ROWS, LedgerReader, LedgerStore, Row
+from nightproof.storage.ledger_rows import Row
+from nightproof.storage.ledger_store import MOST_ROWS, LedgerReader, LedgerStore
 from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegistryStore
 from nightproof.storage.sqlite import (
@@ -36,7 +37,19 @@ NOON_US = 1_800_000_000_000_000
 
 def rows(first: int, count: int, *, payload: bytes = b"{}", idem: bytes | None = None) -> list[Row]:
     return [
-        (seq, f"id-{seq}", NOON_US + seq, "request", idem, b"leaf", payload)
+        Row(
+            f"id-{seq}",
+            NOON_US + seq,
+            "request",
+            "credit",
+            "v1",
+            "key",
+            "answered",
+            "",
+            idem,
+            b"leaf",
+            payload,
+        )
         for seq in range(first, first + count)
     ]
 
@@ -71,25 +84,27 @@ def ledger(tmp_path: Path) -> Iterator[LedgerStore]:
 
 @pytest.mark.parametrize("count", [1, 2, 37, MOST_ROWS, MOST_ROWS + 1, 3 * MOST_ROWS + 5])
 def test_a_batch_of_any_size_is_written_whole(ledger: LedgerStore, count: int):
-    ledger.append(rows(0, count))
+    ledger.append(0, rows(0, count))
 
     assert ledger.count() == count
-    assert ledger.last_seq() == count - 1
-    assert [tuple(one) for one in ledger.all_entries()] == rows(0, count)
+    assert ledger.size() == count
+    assert [(one.seq, *one[1:]) for one in ledger.all_entries()] == [
+        (seq, *row[:-1]) for seq, row in enumerate(rows(0, count))
+    ]
 
 
 def test_an_empty_ledger_answers(ledger: LedgerStore):
-    ledger.append([])
+    ledger.append(0, [])
 
-    assert (ledger.last_seq(), ledger.count()) == (-1, 0)
+    assert (ledger.size(), ledger.count()) == (0, 0)
     assert ledger.by_id("id-0") == []
     assert ledger.by_idem(b"k", 0) is None
     assert ledger.quick_check() == []
 
 
 def test_entries_are_found_by_id_and_the_latest_by_idempotency_key(ledger: LedgerStore):
-    ledger.append(rows(0, 3, idem=b"key"))
-    ledger.append([(3, "id-1", NOON_US + 3, "closed", None, b"leaf", None)])
+    ledger.append(0, rows(0, 3, idem=b"key"))
+    ledger.append(3, [rows(1, 1)[0]._replace(at_us=NOON_US + 3, kind="closed", payload=None)])
 
     latest = ledger.by_idem(b"key", NOON_US)
 
@@ -116,41 +131,53 @@ def test_looking_up_by_key_or_id_does_not_go_through_all_rows(ledger: LedgerStor
 
 def test_a_batch_with_one_bad_row_leaves_nothing_and_no_open_transaction(ledger: LedgerStore):
     batch = rows(0, MOST_ROWS + 10)
-    batch[-1] = (*batch[-1][:5], object(), None)  # type: ignore[arg-type]
+    batch[-1] = batch[-1]._replace(leaf=object())  # type: ignore[arg-type]
 
     with pytest.raises(TypeError):
-        ledger.append(batch)
-    ledger.append(rows(0, 1))
+        ledger.append(0, batch)
+    ledger.append(0, rows(0, 1))
 
     assert ledger.count() == 1
 
 
-def test_a_seq_that_is_taken_fences_the_writer(ledger: LedgerStore):
-    ledger.append(rows(0, 5))
+def test_a_seq_that_is_taken_fences_the_writer(ledger: LedgerStore, tmp_path: Path):
+    ledger.append(0, rows(0, 5))
+    other = LedgerStore(tmp_path / "ledger.db")
+    other.append(5, rows(5, 1))
+    other.close()
 
     with pytest.raises(StorageOutcomeUnknown, match="SQLITE_CONSTRAINT"):
-        ledger.append(rows(4, 3))
+        ledger.append(5, rows(5, 3))
     with pytest.raises(StorageOutcomeUnknown):
-        ledger.append(rows(5, 1))
+        ledger.append(6, rows(6, 1))
 
     assert ledger.is_fenced
-    assert ledger.count() == 5
+    assert ledger.count() == 6
+
+
+def test_a_batch_for_another_place_is_our_own_mistake_and_writes_nothing(ledger: LedgerStore):
+    ledger.append(0, rows(0, 5))
+
+    with pytest.raises(ValueError, match="not the next one"):
+        ledger.append(4, rows(4, 3))
+
+    assert (ledger.count(), ledger.is_fenced) == (5, False)
 
 
 def test_a_reader_in_another_connection_sees_what_was_appended(ledger: LedgerStore, tmp_path: Path):
     reader = LedgerReader(tmp_path / "ledger.db")
-    ledger.append(rows(0, 2))
+    ledger.append(0, rows(0, 2))
 
     seen = [one.seq for one in reader.entries()]
-    ledger.append(rows(2, 1))
-    then = reader.last_seq()
+    ledger.append(2, rows(2, 1))
+    then = reader.size()
     reader.close()
 
-    assert (seen, then) == ([0, 1], 2)
+    assert (seen, then) == ([0, 1], 3)
 
 
 def test_a_reader_opens_a_ledger_that_nobody_serves_and_cannot_write_it(ledger: LedgerStore, tmp_path: Path):
-    ledger.append(rows(0, 2))
+    ledger.append(0, rows(0, 2))
     ledger.close()
 
     reader = LedgerReader(tmp_path / "ledger.db")
@@ -165,7 +192,7 @@ def test_a_reader_opens_a_ledger_that_nobody_serves_and_cannot_write_it(ledger: 
 
 
 def test_a_checkpoint_empties_the_log_and_loses_nothing(ledger: LedgerStore, tmp_path: Path):
-    ledger.append(rows(0, 200, payload=b"x" * 500))
+    ledger.append(0, rows(0, 200, payload=b"x" * 500))
     grown = ledger.wal_bytes()
 
     pages, moved = ledger.checkpoint("passive")
@@ -178,11 +205,11 @@ def test_a_checkpoint_empties_the_log_and_loses_nothing(ledger: LedgerStore, tmp
 
 
 def test_a_reader_in_the_way_only_puts_a_checkpoint_off(ledger: LedgerStore, tmp_path: Path):
-    ledger.append(rows(0, 10))
+    ledger.append(0, rows(0, 10))
     reader = open_database(tmp_path / "ledger.db", read_only=True)
     reader.execute("BEGIN")
     assert reader.execute("SELECT count(*) FROM entries").get == 10
-    ledger.append(rows(10, 10))
+    ledger.append(10, rows(10, 10))
 
     pages, moved = ledger.checkpoint("passive")
     reader.close()
@@ -192,17 +219,17 @@ def test_a_reader_in_the_way_only_puts_a_checkpoint_off(ledger: LedgerStore, tmp
 
 
 def test_a_ledger_that_was_deleted_while_in_use_is_noticed(ledger: LedgerStore, tmp_path: Path):
-    ledger.append(rows(0, 1))
+    ledger.append(0, rows(0, 1))
     (tmp_path / "ledger.db").unlink()
 
     with pytest.raises(StorageOutcomeUnknown, match="deleted or replaced"):
         ledger.checkpoint()
     with pytest.raises(StorageOutcomeUnknown):
-        ledger.append(rows(1, 1))
+        ledger.append(1, rows(1, 1))
 
 
 def test_every_pragma_holds_and_the_files_are_private(ledger: LedgerStore, tmp_path: Path):
-    ledger.append(rows(0, 1))
+    ledger.append(0, rows(0, 1))
     connection = open_database(tmp_path / "ledger.db")
     wanted = {
         "journal_mode": "wal",
@@ -241,7 +268,7 @@ def test_files_that_are_not_ours_are_refused(tmp_path: Path):
     for name, words in (
         ("text.db", "SQLITE_NOTADB"),
         ("other.db", "another program"),
-        ("quarantine.db", "'ledger' in version 1 is wanted"),
+        ("quarantine.db", "'ledger' in version 2 is wanted"),
     ):
         with pytest.raises(StateError, match=words):
             LedgerStore(tmp_path / name)
@@ -252,10 +279,10 @@ def test_files_that_are_not_ours_are_refused(tmp_path: Path):
 def test_a_ledger_of_a_newer_nightproof_is_refused(ledger: LedgerStore, tmp_path: Path):
     ledger.close()
     changed = open_database(tmp_path / "ledger.db")
-    changed.execute("UPDATE schema SET version = 2")
+    changed.execute("UPDATE schema SET version = 3")
     changed.close()
 
-    with pytest.raises(StateError, match="in version 2"):
+    with pytest.raises(StateError, match="in version 3"):
         LedgerStore(tmp_path / "ledger.db")
 
 
@@ -265,27 +292,29 @@ def test_a_ledger_of_a_newer_nightproof_is_refused(ledger: LedgerStore, tmp_path
 FILLS_UP = """
 import os, sys
 from pathlib import Path
+from nightproof.storage.ledger_rows import Row
 from nightproof.storage.ledger_store import LedgerStore
 from nightproof.storage.sqlite import StorageUnavailable
 exec(sys.argv[2])
 ledger = LedgerStore(Path(sys.argv[1]) / "ledger.db")
-def row(seq): return (seq, f"id-{seq}", seq, "request", None, b"leaf", os.urandom(20_000))
+def row(seq):
+    return Row(f"id-{seq}", seq, "request", "credit", "v1", "key", "answered", "", None, b"leaf", os.urandom(20_000))
 begin()
 written = refused = 0
 while not refused and written < 500:
     try:
-        ledger.append([row(written)])
+        ledger.append(written, [row(written)])
         written += 1
     except StorageUnavailable as error:
         refused += 1
         print("one", error)
 try:
-    ledger.append([row(written + n) for n in range(200)])
+    ledger.append(written, [row(written + n) for n in range(200)])
 except StorageUnavailable as error:
     print("many", error)
 print("kept", ledger.count() == written > 0, ledger.is_fenced)
 end()
-ledger.append([row(written)])
+ledger.append(written, [row(written)])
 print("recovered", ledger.count() == written + 1, ledger.quick_check())
 ledger.close()
 """
@@ -333,6 +362,7 @@ FAILING_SYNC = """
 import os, sys
 from pathlib import Path
 import apsw
+from nightproof.storage.ledger_rows import Row
 from nightproof.storage.ledger_store import LedgerStore
 from nightproof.storage.sqlite import StorageOutcomeUnknown
 
@@ -363,12 +393,13 @@ class Disk(apsw.VFS):
 disk = Disk()
 ledger = LedgerStore(Path(sys.argv[1]) / "ledger.db")
 def rows(first, count):
-    return [(n, f"id-{n}", n, "request", None, b"leaf", None) for n in range(first, first + count)]
-ledger.append(rows(0, 3))
+    plain = Row("id", 1, "request", "credit", "v1", "key", "answered", "", None, b"leaf", None)
+    return [plain._replace(id=f"id-{n}", at_us=n) for n in range(first, first + count)]
+ledger.append(0, rows(0, 3))
 failing.append(sys.argv[2])
 for attempt in range(2):
     try:
-        ledger.append(rows(3, int(sys.argv[3])))
+        ledger.append(3, rows(3, int(sys.argv[3])))
     except StorageOutcomeUnknown as error:
         print("unknown", ledger.is_fenced)
     failing.clear()
@@ -405,12 +436,14 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path):
     program = """
     import sys
     from pathlib import Path
+    from nightproof.storage.ledger_rows import Row
     from nightproof.storage.ledger_store import LedgerStore
     ledger = LedgerStore(Path(sys.argv[1]))
+    row = Row("id", 1, "request", "credit", "v1", "key", "answered", "", None, b"leaf", b"x" * 300)
     seq = 0
     while True:
         count = seq % 40 + 1
-        ledger.append([(n, "id", n, "request", None, b"leaf", b"x" * 300) for n in range(seq, seq + count)])
+        ledger.append(seq, [row] * count)
         seq += count
         print(seq, flush=True)
     """
@@ -622,7 +655,7 @@ def test_the_file_system_of_a_path_is_the_nearest_and_latest_mount(
 def quarantine(tmp_path: Path) -> Iterator[QuarantineStore]:
     opened = QuarantineStore(
         tmp_path / "quarantine.db",
-        seal=lambda content: content[::-1],
+        seal=lambda content, subject: content[::-1],
         unseal=lambda content: content[::-1],
         most=5,
     )

@@ -11,8 +11,9 @@ import pytest
 
 from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable, Ledger, State
 from nightproof.audit.record import make_entry
+from nightproof.audit.writer import LogWriter
 from nightproof.settings.settings import LedgerSettings
-from nightproof.storage.ledger_store import Row
+from nightproof.storage.ledger_rows import Row
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.testing import MemoryLedgerStore
 
@@ -26,11 +27,11 @@ class GatedStore(MemoryLedgerStore):
         self.gate.set()
         self.sizes: list[int] = []
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, first_seq: int, rows: Sequence[Row], *rest: Any, **named: Any) -> None:
         """Commit when the gate is open."""
         self.gate.wait(10)
         self.sizes.append(len(rows))
-        super().append(rows)
+        super().append(first_seq, rows, *rest, **named)
 
 
 class Room:
@@ -42,7 +43,7 @@ class Room:
         self.lost = 0
         self.states: list[State] = []
         self.ledger = Ledger(
-            lambda: self.store,  # type: ignore[arg-type, return-value]
+            lambda: LogWriter(self.store, keep_keys=len, signer=None, seal_every_s=1.0),  # type: ignore[arg-type]
             LedgerSettings(**knobs),
             on_fence=self.fences.append,
             on_lost=self._lose,
@@ -80,7 +81,7 @@ def test_what_arrives_in_one_turn_shares_a_commit_and_what_arrives_meanwhile_the
 
     assert room.store.sizes == [3, 7]
     assert room.ledger.snapshot().commits == 2
-    assert repr(room.ledger) == "<Ledger closed seq=9 waiting=0>"
+    assert repr(room.ledger) == "<Ledger closed size=10 waiting=0>"
 
 
 def test_a_commit_is_bounded_by_rows_and_bytes():
@@ -109,7 +110,7 @@ def test_a_full_disk_is_a_no_to_all_who_wait_and_the_next_commit_opens_the_ledge
     room = asyncio.run(run())
 
     assert room.states == ["open", "unavailable", "open", "closed"]
-    assert [row[1] for row in room.store.rows] == ["id-9"]
+    assert [row.id for row in room.store.rows] == ["id-9"]
 
 
 def test_entries_whose_callers_left_are_written_or_counted_as_lost():
@@ -124,7 +125,7 @@ def test_entries_whose_callers_left_are_written_or_counted_as_lost():
 
     room = asyncio.run(run())
 
-    assert [row[1] for row in room.store.rows] == ["id-0", "id-10"]
+    assert [row.id for row in room.store.rows] == ["id-0", "id-10"]
     assert room.lost == 1
 
 
@@ -182,7 +183,7 @@ def test_a_commit_that_stood_still_and_ended_well_opens_the_ledger_again():
         await room.ledger.stop()
         return room
 
-    assert [row[0] for row in asyncio.run(run()).store.rows] == [0, 1]
+    assert [row.id for row in asyncio.run(run()).store.rows] == ["id-1", "id-2"]
 
 
 def test_an_owner_that_stumbles_over_the_news_leaves_no_waiter_behind():
