@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.books import entries_of
-from tests.serving import Served
+from tests.serving import Served, run_nightproof
 
 MATERIAL = Path(__file__).parent.parent / "material"
 SUITE = [json.loads(line) for line in (MATERIAL / "json_test_suite.jsonl").read_text().splitlines()]
@@ -439,8 +439,9 @@ def test_one_bad_record_of_a_hundred_is_refused_alone(mirror: Served):
     }
     said = [item["output"]["text"] for place, item in enumerate(items) if place != 42]
     assert said == [f"number {n}" for n in range(100) if n != 42]
-    (entry,) = [e for e in entries_of(mirror.state) if e.id == answer.json()["id"]]
-    inside = json.loads(entry.payload)["items"]
+    shown = run_nightproof("audit", "show", answer.json()["id"], "--json", "--state", str(mirror.state))
+    (entry,) = json.loads(shown.stdout)
+    inside = entry["content"]["items"]
     assert len(inside) == 100
     assert "output" not in inside[42]
 

@@ -325,7 +325,7 @@ def test_a_service_declared_twice_keeps_the_server_from_starting(tmp_path: Path,
 def test_a_second_server_on_one_state_folder_is_refused(mirror: Served):
     done = run_nightproof("serve", MIRROR, "--state", str(mirror.state), "--port", "0")
 
-    assert done.returncode == 1
+    assert done.returncode == 75
     assert str(mirror.process.pid) in done.stderr
     assert mirror.predict({"text": "a"}).status_code == 200
 

@@ -198,7 +198,7 @@ def test_a_revoked_key_is_out_within_a_second(mirror: Served):
 
     assert revoked["state"] == "revoked"
     assert time.monotonic() - began_s < 1
-    acts = [leaf for leaf in read_books(mirror.state).operators if leaf.get("key") == made["id"]]
+    acts = [leaf for leaf in read_books(mirror.state).operators if leaf.get("target") == made["id"]]
     assert [leaf["act"] for leaf in acts] == ["keys.create", "keys.revoke"]
 
 
@@ -220,7 +220,7 @@ def test_keys_are_made_listed_and_revoked_without_a_server(state: Path):
     assert made["key"] not in shown.stdout
     assert revoked["state"] == "revoked"
     acts = [json.loads(entry.leaf) for entry in entries_of(state)]
-    assert [(leaf["act"], leaf["who"], leaf["key"]) for leaf in acts] == [
+    assert [(leaf["act"], leaf["who"], leaf["target"]) for leaf in acts] == [
         ("keys.create", "local", made["id"]), ("keys.revoke", "local", made["id"]),
     ]  # fmt: skip
 

@@ -43,7 +43,7 @@ def create(
                     "operator",
                     who="local",
                     act="keys.create",
-                    made=key.id,
+                    target=key.id,
                     role=role,
                     services=list(services),
                 )
@@ -75,7 +75,7 @@ def revoke(state: Path, url: str | None, key_id: str) -> dict[str, Any]:
 
     async def end() -> dict[str, Any]:
         async with _offline(state) as (keyring, archive):
-            await archive.note("operator", who="local", act="keys.revoke", made=key_id)
+            await archive.note("operator", who="local", act="keys.revoke", target=key_id)
             return dict(msgspec.to_builtins(keys.revoke(keyring, key_id, now_us=utc_us())))
 
     return asyncio.run(end())

@@ -99,7 +99,7 @@ async def _say_how_to_use(server: Server) -> None:
             "operator",
             who="first start",
             act="keys.create",
-            made=made.id,
+            target=made.id,
             role="admin",
         )
         key = made.key

@@ -164,7 +164,7 @@ class Admin:
             raise Refusal(f"The key cannot be made: {error}", failure="invalid_input") from error
         try:
             await self._runtime.act(
-                who, "keys.create", made=made.id, role=asked.role, services=asked.services
+                who, "keys.create", target=made.id, role=asked.role, services=asked.services
             )
         except NightproofError:
             keys.revoke(
@@ -174,7 +174,7 @@ class Admin:
         return made
 
     async def _revoke_key(self, who: str, key_id: str) -> Any:
-        await self._runtime.act(who, "keys.revoke", made=key_id)
+        await self._runtime.act(who, "keys.revoke", target=key_id)
         return keys.revoke(self._runtime.keyring, key_id, now_us=utc_us())
 
 
