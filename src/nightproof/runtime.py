@@ -133,8 +133,9 @@ class Runtime:
 
     async def start(self) -> None:
         """Open the ledger, load every service, begin to tick. Raises DeclarationError or StateError."""
-        self._was_unclean = self.state.mark_running()
+        self._was_unclean = self.state.was_unclean
         await self.archive.start()
+        self.state.mark_running()  # not before: a start that is refused is no run
         self._reader = await asyncio.to_thread(self.archive.reader)
         await self._note_start()
         self.house.spill = await self.upkeep.start(self._begin)
@@ -437,12 +438,13 @@ class Runtime:
                 if now - self._disk_seen_s > every_s:
                     self._disk_seen_s = now
                     self.upkeep.see_to_the_disk()
+                self.upkeep.say_spilling()
                 self.upkeep.merge_if_waiting(self._begin)
+                await try_again(self.house.ledger, self.house.ids)
                 self.keyring.refresh(now)
                 if now - poison_s > 5.0:
                     poison_s = now
                     self.refresh_poison()
-                await try_again(self.house.ledger, self.house.ids)
                 if self.house.summaries and now - flushed_s > self.settings.ledger.summary_every_s:
                     flushed_s = now
                     await flush_summaries(self.house.summaries, self.house.ledger, self.house.ids)
@@ -487,14 +489,28 @@ class Runtime:
             why.append("draining")
         if self.house.starting:
             why.append("starting")
-        if not self.house.ledger.is_writable:
+        if not self._takes_records():
             why.append("the ledger cannot be written")
+        if self.house.storage_low:
+            why.append("the disk is full")
         why += [
             f"no worker of {name} is ready"
             for name, one in self.house.services.items()
             if not one.live.engine.is_ready()
         ]
         return not why, why
+
+    def _takes_records(self) -> bool:
+        """Say whether records have a place: the ledger, or the side file where every service here may spill."""
+        if self.house.ledger.is_writable:
+            return True
+        spill, services = self.house.spill, self.house.services
+        return (
+            bool(services)
+            and spill is not None
+            and spill.has_room
+            and services.keys() <= self.house.spilling_services
+        )
 
     def status(self) -> steer_status.Status:
         """Return what `nightproof status` shows."""

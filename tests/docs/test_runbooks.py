@@ -13,7 +13,7 @@ import pytest
 from nightproof.base.failures import CATALOGUE
 from nightproof.settings.load import load
 from tests.docs import pages
-from tests.serving import Served
+from tests.serving import Served, serving
 
 SOURCE = pages.ROOT / "src" / "nightproof"
 RUNBOOKS = SOURCE / "runbooks"
@@ -132,8 +132,17 @@ def test_every_route_on_the_page_is_served(page: Path, shared_faulty: Served):
     assert missing == []
 
 
-def test_every_metric_on_the_pages_is_served(shared_faulty: Served):
-    kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", shared_faulty.metrics(), re.MULTILINE))
+@pytest.fixture(scope="module")
+def witnessed_metrics(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the metrics of a server that has a witness: without one, nothing is said of it."""
+    folder = tmp_path_factory.mktemp("witnessed")
+    with serving("faulty", folder / "state", "--set", f"witness.folder={folder / 'witness'}") as served:
+        return served.metrics()
+
+
+def test_every_metric_on_the_pages_is_served(shared_faulty: Served, witnessed_metrics: str):
+    told = shared_faulty.metrics() + witnessed_metrics
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", told, re.MULTILINE))
     served = set(kinds)
     for name, kind in kinds.items():
         served |= {f"{name}{end}" for end in ("_bucket", "_sum", "_count") if kind == "histogram"}

@@ -559,7 +559,7 @@ def test_a_second_server_is_refused_and_told_who_has_the_folder(tmp_path: Path):
 
     second.lock()
     mine = second.owner()
-    was_unclean = second.mark_running()
+    was_unclean = second.was_unclean
     second.unlock()
 
     assert owner is not None
@@ -580,9 +580,10 @@ def test_a_killed_server_leaves_the_folder_free_and_its_end_known(tmp_path: Path
     folder = StateFolder.open(tmp_path / "state")
     owner_after = folder.owner()
     folder.lock()
-    was_unclean = folder.mark_running()
+    was_unclean = folder.was_unclean
+    folder.mark_running()
     folder.mark_stopped()
-    is_clean_now = not folder.mark_running()
+    is_clean_now = not folder.was_unclean
     folder.unlock()
 
     assert owner_after is None

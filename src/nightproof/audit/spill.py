@@ -94,7 +94,7 @@ class Spill:
         What is there already, from a merge that was cut short, is passed over.
         """
         async with self._door:
-            frames, torn_bytes = await asyncio.to_thread(self._file.frames)
+            frames = await asyncio.to_thread(self._file.frames)
             entries, damaged = await asyncio.to_thread(self._opened, frames)
             known = await recorded_of([entry.row.id for entry in entries])
             new = [entry for entry in entries if entry.row.id not in known]
@@ -106,7 +106,7 @@ class Spill:
                     "count": len(names[at : at + _IDS_NAMED]),
                     "passed_over": len(entries) - len(new) if at == 0 else 0,
                     "damaged": damaged if at == 0 else 0,
-                    "torn_bytes": torn_bytes if at == 0 else 0,
+                    "torn_bytes": self._file.torn_bytes if at == 0 else 0,
                 }
                 await ledger.append(make_entry("spill", ids.draw(), utc_us(), facts))
             await asyncio.to_thread(self._file.clear)

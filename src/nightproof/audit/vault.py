@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from nightproof.base.clock import utc_us
 from nightproof.base.errors import StateError
+from nightproof.storage.master_key import VaultLocked
 from nightproof.storage.vault_store import Epoch, VaultStoring, WrappedKey
 
 _MAGIC: Final = b"NPV1"
@@ -42,12 +43,6 @@ _MOST_MESSAGES = 1 << 28
 _NONCES_AT_ONCE = 256
 
 Scope = tuple[str, str | bytes, int]
-
-
-class VaultLocked(StateError):
-    """The master key does not open this vault."""
-
-    exit_code = 78  # EX_CONFIG
 
 
 class Part(msgspec.Struct, frozen=True):

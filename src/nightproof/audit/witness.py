@@ -16,7 +16,7 @@ import httpx
 import msgspec
 
 from nightproof.audit.seal import NoteRefused, Verifier, add_checkpoint_body, parse_checkpoint
-from nightproof.audit.tree import TileSource, TreeBroken, consistency_proof, root_at
+from nightproof.audit.tree import TreeBroken, consistency_proof, root_at
 from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import SettingError, StateError
 from nightproof.settings.settings import WitnessSettings
@@ -24,7 +24,7 @@ from nightproof.storage.ledger_protocol import LedgerReading
 from nightproof.storage.ledger_rows import Checkpoint
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
-from nightproof.storage.witness_folder import WitnessFolder
+from nightproof.storage.witness_folder import WitnessConflict, WitnessFolder
 
 _WITHIN_S = 10.0
 _MOST_ANSWER_BYTES = 65_536
@@ -105,16 +105,19 @@ class Witness:
         *,
         newest: Callable[[], Checkpoint | None],
         reader: Callable[[], LedgerReading],
+        vkey: Callable[[], str],
         on_refused: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._settings = settings
         self._newest = newest
         self._reader = reader
+        self._vkey = vkey
         self._on_refused = on_refused
         self._folder = WitnessFolder(settings.folder) if settings.folder is not None else None
         self._verifiers = [Verifier(settings.vkey)] if settings.vkey else []
         if settings.url:
             _refuse_open_address(settings.url)
+        self._is_folder_held_to = False
         self._size = 0
         self._url_size = 0
         self._taken_s = monotonic_s()
@@ -143,10 +146,10 @@ class Witness:
             return
         try:
             if self._folder is not None:
-                await asyncio.to_thread(self._folder.keep, checkpoint.size, checkpoint.note)
+                await asyncio.to_thread(self._keep_in, self._folder, checkpoint)
             if self._settings.url:
-                await self._post(checkpoint)
-        except WitnessRefused as error:
+                checkpoint = await self._post(checkpoint)
+        except (WitnessRefused, WitnessConflict, AuditRolledBack) as error:
             self._failed(error.text)
             if not self._is_refused:
                 self._is_refused = True
@@ -178,20 +181,36 @@ class Witness:
         self._why = why
         self._pause_s = min(max(self._pause_s * 2, self._settings.every_s), _BACKOFF_MOST_S)
 
-    async def _post(self, checkpoint: Checkpoint) -> None:
-        """Send the checkpoint with its consistency proof; a witness that knows another size says which."""
+    def _keep_in(self, folder: WitnessFolder, checkpoint: Checkpoint) -> None:
+        """Add to the folder; hold the log first to what is there, since it may not have been mounted at the start."""
+        if not self._is_folder_held_to:
+            seen = folder.newest()
+            if seen is not None:
+                reader = self._reader()
+                try:
+                    _hold_to(reader, seen, [Verifier(self._vkey())], str(folder.path))
+                finally:
+                    reader.close()
+            self._is_folder_held_to = True
+        folder.keep(checkpoint.size, checkpoint.note)
+
+    async def _post(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Send the checkpoint with its consistency proof; return which one the witness took.
+
+        A witness that knows another size says which. Another gateway on the same log may have given it more than
+        this one has signed: then the log's own newest checkpoint is sent.
+        """
         async with httpx.AsyncClient(timeout=_WITHIN_S, follow_redirects=False) as client:
-            for _ in range(2):
+            for _ in range(3):
                 body = await asyncio.to_thread(self._body, checkpoint)
                 async with client.stream("POST", self._settings.url, content=body) as answer:
                     text = await _bounded(answer)
                 if answer.status_code != httpx.codes.CONFLICT:
                     break
-                self._url_size = _size_told(text)
-                if self._url_size > checkpoint.size:
-                    raise WitnessRefused(
-                        f"The witness has seen {self._url_size} entries, and the log has {checkpoint.size}."
-                    )
+                told = _size_told(text)
+                if told > checkpoint.size:
+                    checkpoint = await asyncio.to_thread(self._newest_of_all, told)
+                self._url_size = told
         if answer.status_code in (403, 404, 409, 422):
             raise WitnessRefused(f"The witness refused the checkpoint with status {answer.status_code}.")
         if not answer.is_success:
@@ -200,22 +219,30 @@ class Witness:
             cosigned = checkpoint.note + text.encode()
             parse_checkpoint(cosigned, self._verifiers)  # raises where its cosignature is not there or wrong
         self._url_size = checkpoint.size
+        return checkpoint
+
+    def _newest_of_all(self, seen: int) -> Checkpoint:
+        """Return the log's newest checkpoint, whoever signed it. Raises WitnessRefused where it covers too few."""
+        reader = self._reader()
+        try:
+            found = reader.last_checkpoint()
+        finally:
+            reader.close()
+        if found is None or found.size < seen:
+            has = found.size if found is not None else 0
+            raise WitnessRefused(f"The witness has seen {seen} entries, and {has} of the log are signed.")
+        return found
 
     def _body(self, checkpoint: Checkpoint) -> bytes:
         reader = self._reader()
         try:
-            return add_checkpoint_body(
-                self._url_size, _proof(reader, self._url_size, checkpoint.size), checkpoint.note
-            )
+            proof = consistency_proof(reader, self._url_size, checkpoint.size)
+            return add_checkpoint_body(self._url_size, proof, checkpoint.note)
         finally:
             reader.close()
 
     def __repr__(self) -> str:
         return f"<Witness size={self._size} {self._why}>"
-
-
-def _proof(reader: TileSource, old: int, new: int) -> list[bytes]:
-    return consistency_proof(reader, old, new)
 
 
 async def _bounded(answer: httpx.Response) -> str:

@@ -14,10 +14,10 @@ import orjson
 from rich.markup import escape
 
 from nightproof.audit import export as exporting
-from nightproof.audit.seal import Verifier
 from nightproof.base.clock import utc_us
 from nightproof.base.failures import CATALOGUE
 from nightproof.cli import show
+from nightproof.cli.audit_verify import verifier_of
 from nightproof.cli.main import reach_options
 from nightproof.cli.offline import LOCAL, ask
 from nightproof.steer.find import Asked, Desk
@@ -351,8 +351,7 @@ def export_command(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check_export_command(folder: Path, key: str, as_json: bool) -> None:
     """Check that an export is what the log says was exported. Exit 1 if it is not."""
-    vkey = Path(key).read_text(encoding="utf-8") if Path(key).is_file() else key
-    manifest = exporting.check(folder, [Verifier(vkey)])
+    manifest = exporting.check(folder, [verifier_of(key)])
     if as_json:
         show.as_json(manifest)
     else:

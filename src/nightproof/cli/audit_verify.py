@@ -30,6 +30,11 @@ from nightproof.storage.statefolder import StateFolder
 from nightproof.storage.witness_folder import WitnessFolder
 
 
+def verifier_of(key: str) -> Verifier:
+    """Return the verifier of a public key, given as text or as the name of a file that holds it."""
+    return Verifier(Path(key).read_text(encoding="utf-8") if Path(key).is_file() else key)
+
+
 class _Book:
     """A log to read: whose it is, its public key, and the checkpoints that are at hand outside it."""
 
@@ -37,7 +42,7 @@ class _Book:
         self._settings = load(None, os.environ, {"state": state})
         self._state = state
         self._ledger = ledger
-        self.verifiers = [Verifier(key)] if key else self._own_verifiers()
+        self.verifiers = [verifier_of(key)] if key else self._own_verifiers()
 
     def open(self) -> LedgerReading:
         if self._ledger is None:
@@ -73,7 +78,7 @@ class _Book:
 def _place_options(verb: Any) -> Any:
     """Add `--state`, `--ledger` and `--key`: which log, and whom to trust for it."""
     verb = click.option(
-        "--key", metavar="VKEY", help="Public key to trust; default: ledger.vkey beside the log."
+        "--key", metavar="VKEY", help="Public key to trust, or a file that holds it; default: ledger.vkey."
     )(verb)
     verb = click.option(
         "--ledger",
@@ -214,8 +219,7 @@ def _consistency(reader: LedgerReading, old: int, new: int | None) -> bytes:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check_proof_command(file: Path, key: str, as_json: bool) -> None:
     """Check a proof file; needs nothing but the log's public key. Exit 1 if it does not hold."""
-    vkey = Path(key).read_text(encoding="utf-8") if Path(key).is_file() else key
-    proven = check_proof_file(file.read_bytes(), [Verifier(vkey)])
+    proven = check_proof_file(file.read_bytes(), [verifier_of(key)])
     facts = orjson.loads(proven.leaf)
     if as_json:
         show.as_json({"ok": True, "index": proven.index, "size": proven.checkpoint.size, "record": facts})

@@ -89,6 +89,9 @@ async def accept(story: Story, house: House) -> Request:
 
 
 def _may_spill(story: Story, house: House) -> bool:
+    """Say whether the answer may be kept beside the ledger: not one that an Idempotency-Key must find again."""
+    if story.arrival.idempotency_key:
+        return False
     return house.spill is not None and story.service in house.spilling_services and house.spill.has_room
 
 

@@ -55,7 +55,7 @@ async def _keep(story: Story, house: House) -> None:
     """Make the entry durable in the ledger; of a service that says so, in the spill where the ledger says no."""
     entry = entry_of(story, house)
     spill = house.spill
-    may_spill = spill is not None and story.service in house.spilling_services
+    may_spill = spill is not None and story.service in house.spilling_services and not story.idem
     if may_spill and not house.ledger.should_try:
         await spill.append(entry)  # type: ignore[union-attr]
         return
@@ -157,7 +157,10 @@ def _is_shared(story: Story) -> bool:
     """Say whether the ending shares a summary: the caller is unknown, or it was shed before admission."""
     if story.caller is None:
         return True
-    return not story.admitted and bool(story.failure) and CATALOGUE[story.failure].shed
+    if story.admitted or not story.failure:
+        return False
+    # What is refused for want of space must not use it up.
+    return CATALOGUE[story.failure].shed or story.failure == "audit_unavailable"
 
 
 def count_shed(house: House, failure: str, service: str, whose: str) -> None:

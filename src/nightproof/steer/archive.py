@@ -20,13 +20,12 @@ from nightproof.audit.vault import Vault
 from nightproof.audit.witness import check_anchors
 from nightproof.audit.writer import LogWriter
 from nightproof.base.clock import utc_us
-from nightproof.base.errors import StateError
 from nightproof.base.ids import RequestIds
 from nightproof.settings.settings import Settings
 from nightproof.storage.ledger_protocol import LedgerReading, LedgerWriting
 from nightproof.storage.ledger_rows import Checkpoint
 from nightproof.storage.ledger_store import LedgerReader, LedgerStore
-from nightproof.storage.master_key import read_master_key
+from nightproof.storage.master_key import VaultLocked, read_master_key
 from nightproof.storage.statefolder import StateFolder, replace_file, write_durably
 from nightproof.storage.vault_store import VaultStore, VaultStoring
 
@@ -109,7 +108,7 @@ class Archive:
             origin = _kept(store, "origin", f"nightproof.local/{os.urandom(8).hex()}")
             signer = Signer(origin, self.vault.secret("signing_key", new_private_key))
             if _kept(store, "vkey", signer.vkey) != signer.vkey:
-                raise StateError(
+                raise VaultLocked(
                     "The log was signed by another key than the vault holds.",
                     hint="Restore the vault.db (or master key) that belongs to this ledger.",
                 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import orjson
 
 from nightproof.base.clock import iso_us, monotonic_s, utc_us
+from nightproof.base.masking import mask
 from nightproof.storage.quarantine import QuarantineEntry, QuarantineStore
 from nightproof.workers.engine import Engine, Job, Waiter
 
@@ -47,10 +49,13 @@ def list_all(store: QuarantineStore, service: str | None = None) -> list[Held]:
     return [held(entry) for entry in store.list(service)]
 
 
-def show(store: QuarantineStore, entry_id: str) -> dict[str, Any]:
-    """Show one entry with its input. The caller records that it was read. Raises NotFound."""
+def show(
+    store: QuarantineStore, entry_id: str, sensitive_of: Callable[[str], Sequence[str]]
+) -> dict[str, Any]:
+    """Show one entry with its input, sensitive fields masked. The caller records that it was read. Raises NotFound."""
     entry, content = store.show(entry_id)
-    return {**msgspec.to_builtins(held(entry)), "input": orjson.loads(content)}
+    shown = mask(orjson.loads(content), sensitive_of(entry.service))
+    return {**msgspec.to_builtins(held(entry)), "input": shown}
 
 
 def release(store: QuarantineStore, entry_id: str) -> Held:

@@ -61,11 +61,13 @@ class Upkeep:
         self._reserve = Reserve(state.reserve, settings.ledger.reserve_bytes)
         self._merging: asyncio.Task[None] | None = None
         self._is_low = False
+        self._spill_said = ""
         self.disk_free_bytes = state.disk_free_bytes()
         self.witness = Witness(
             settings.witness,
             newest=lambda: archive.last_checkpoint,
             reader=archive.reader,
+            vkey=lambda: archive.vkey,
             on_refused=self._witness_refused,
         )
         self.spill: Spill | None = None
@@ -102,6 +104,17 @@ class Upkeep:
                 log("reserve_taken_back", free_bytes=free)
             self._say_low(False)
 
+    def say_spilling(self) -> None:
+        """Log and count when the side file begins to be used, and when it takes no more."""
+        spill = self.spill
+        if spill is None:
+            return
+        now = "" if spill.is_empty else "spilling" if spill.has_room else "spill_full"
+        if now and now != self._spill_said:
+            log(now, level="error", bytes=spill.size_bytes)
+            self._meters.count_event(now)
+        self._spill_said = now
+
     def merge_if_waiting(self, begin: _Begin) -> None:
         """Begin to merge the side file into the log, if something waits there and the log takes entries."""
         spill = self.spill
@@ -121,8 +134,11 @@ class Upkeep:
     def health(self, health: Health) -> list[Component]:
         """Return the disk's, the witness's and the side file's present state."""
         see, free = health.see, self.disk_free_bytes
-        low = free < self._settings.ledger.disk_low_bytes
-        parts = [see("disk", ok=not low, why=f"{free} bytes free" if low else "", needed=False)]
+        low = self._is_low or free < self._settings.ledger.disk_low_bytes
+        why = f"{free} bytes free"
+        if self._is_low:
+            why += f", {2 * self._settings.ledger.reserve_bytes} are wanted before requests are served again"
+        parts = [see("disk", ok=not low, why=why if low else "", needed=False)]
         if self.witness.is_set:
             witness = self.witness.snapshot()
             late = self.witness.is_late or witness.is_refused
@@ -132,6 +148,8 @@ class Upkeep:
         if self.spill is not None:
             waits = not self.spill.is_empty
             why = f"{self.spill.size_bytes} bytes wait to be merged" if waits else ""
+            if waits and not self.spill.has_room:
+                why += "; full: its services refuse"
             parts.append(see("spill", ok=not waits, why=why, needed=False))
         return parts
 

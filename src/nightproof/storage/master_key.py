@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from nightproof.base.errors import SettingError, StateError
+from nightproof.base.errors import StateError
 from nightproof.storage.statefolder import write_durably
 
 VARIABLE = "NIGHTPROOF_MASTER_KEY"
@@ -26,12 +26,18 @@ _COMMAND_WITHIN_S = 30.0
 _FORM = "It is 32 random bytes in base64; `openssl rand -base64 32` makes one."
 
 
+class VaultLocked(StateError):
+    """The master key is not to be had, or does not open this vault."""
+
+    exit_code = 78  # EX_CONFIG: starting again does not help
+
+
 def read_master_key(
     environ: Mapping[str, str], folder: Path, *, command: str = "", file: Path | None = None
 ) -> bytes:
     """Return the master key, 32 bytes: from the environment, a command, a file, or the one in the state folder.
 
-    Raises SettingError or StateError with what to do.
+    Raises VaultLocked with what to do.
     """
     if VARIABLE in environ:
         return _decoded(environ[VARIABLE], VARIABLE)
@@ -42,7 +48,7 @@ def read_master_key(
         path = folder / FILE_NAME
         if not path.exists():
             if (folder / "vault.db").exists():
-                raise StateError(
+                raise VaultLocked(
                     f"{path} is missing, and the vault beside it was made with it.",
                     hint="Put it back, or say where the key is: vault.master_key_file. Without it no content opens.",
                 )
@@ -51,15 +57,15 @@ def read_master_key(
 
 
 def read_key_file(path: Path) -> bytes:
-    """Return the key in a file. Raises StateError where others may read it, or it is no key."""
+    """Return the key in a file. Raises VaultLocked where others may read it, or it is no key."""
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise StateError(f"The master key {path} cannot be read: {reason}.", hint=_FORM) from None
+        raise VaultLocked(f"The master key {path} cannot be read: {reason}.", hint=_FORM) from None
     if stat.S_IMODE(mode) & 0o077:
-        raise StateError(
+        raise VaultLocked(
             f"The master key {path} may be read by others (mode {stat.S_IMODE(mode):04o}).",
             hint=f"chmod 600 {shlex.quote(str(path))}; if others were there, `nightproof audit rotate-key` changes it.",
         )
@@ -72,7 +78,7 @@ def _decoded(text: str, where: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != KEY_BYTES:
-        raise StateError(f"What {where} holds is no master key.", hint=_FORM)
+        raise VaultLocked(f"What {where} holds is no master key.", hint=_FORM)
     return key
 
 
@@ -82,15 +88,15 @@ def _printed_by(command: str) -> str:
             shlex.split(command), capture_output=True, text=True, timeout=_COMMAND_WITHIN_S, check=False
         )
     except (OSError, ValueError) as error:
-        raise SettingError(
+        raise VaultLocked(
             f"vault.master_key_command cannot be run: {error}.", hint="Give the program with its full path."
         ) from None
     except subprocess.TimeoutExpired:
-        raise StateError(
+        raise VaultLocked(
             f"vault.master_key_command did not end within {_COMMAND_WITHIN_S:g} s.", hint="Run it by hand."
         ) from None
     if done.returncode:
-        raise StateError(
+        raise VaultLocked(
             f"vault.master_key_command ended with {done.returncode}.",
             hint="Run it by hand, as the server's user.",
         )

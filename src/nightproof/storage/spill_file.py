@@ -2,7 +2,8 @@
 
 Used by the audit room's spill, from one thread at a time. A frame is the length of its content (four bytes), the
 CRC-32 of the content (four bytes), and the content, which is sealed. Promises: when `append` returns, the frame
-survives a power cut; a frame that was torn by one is noticed, and ends what is read. Never looks into a frame.
+survives a power cut; what does not read as frames (a torn tail) is set aside in `spill.torn` before anything is
+written behind it, so that it hides nothing and is not lost. Never looks into a frame.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nightproof.storage.statefolder import sync_folder
 
 _HEAD = struct.Struct(">II")
 _NAME = "spill.log"
+_TORN = "spill.torn"
 
 
 class SpillFile:
@@ -36,6 +38,9 @@ class SpillFile:
                 hint="Name a folder that the server may write with ledger.spill_folder.",
             ) from error
         self.size_bytes = os.fstat(self._fd).st_size
+        self.torn_bytes = 0
+        """Bytes set aside since the last `clear`, because they read as no frame."""
+        self._set_aside(self._whole()[1])
 
     def append(self, content: bytes) -> None:
         """Add a frame; it is durable at return. Raises StorageUnavailable, and then it is not there."""
@@ -53,8 +58,14 @@ class SpillFile:
             ) from error
         self.size_bytes = before + len(frame)
 
-    def frames(self) -> tuple[list[bytes], int]:
-        """Return the whole frames in their order, and how many bytes behind them are torn."""
+    def frames(self) -> list[bytes]:
+        """Return the whole frames in their order."""
+        found, end = self._whole()
+        self._set_aside(end)
+        return found
+
+    def _whole(self) -> tuple[list[bytes], int]:
+        """Return the whole frames, and where the last of them ends."""
         content = bytearray()
         at = 0
         while piece := os.pread(self._fd, 1 << 20, at):
@@ -70,14 +81,33 @@ class SpillFile:
                 break
             found.append(one)
             start = end
-        return found, len(content) - start
+        return found, start
+
+    def _set_aside(self, end: int) -> None:
+        """Move what lies behind the last whole frame into a file of its own, durably, before it is cut off."""
+        rest = os.pread(self._fd, self.size_bytes - end, end) if self.size_bytes > end else b""
+        if not rest:
+            return
+        with open(self.path.with_name(_TORN), "ab", opener=_private) as aside:
+            aside.write(rest)
+            aside.flush()
+            os.fsync(aside.fileno())
+        sync_folder(self.path.parent)
+        os.ftruncate(self._fd, end)
+        os.fsync(self._fd)
+        self.size_bytes = end
+        self.torn_bytes += len(rest)
 
     def clear(self) -> None:
         """Empty the file: everything in it is in the ledger."""
         os.ftruncate(self._fd, 0)
         os.fsync(self._fd)
-        self.size_bytes = 0
+        self.size_bytes = self.torn_bytes = 0
 
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._fd)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

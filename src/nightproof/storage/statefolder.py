@@ -215,11 +215,14 @@ class StateFolder:
             return None
         return owner
 
-    def mark_running(self) -> bool:
-        """Note that a run begins; return whether the one before ended without `mark_stopped`."""
-        was_unclean = self._running.exists()
+    @property
+    def was_unclean(self) -> bool:
+        """Whether the run before ended without `mark_stopped`; to be asked before `mark_running`."""
+        return self._running.exists()
+
+    def mark_running(self) -> None:
+        """Note that a run begins."""
         write_durably(self._running, msgspec.json.encode(_this_process()))
-        return was_unclean
 
     def mark_stopped(self) -> None:
         """Note that this run ends as it should."""

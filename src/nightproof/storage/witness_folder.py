@@ -17,6 +17,10 @@ _LATEST = "latest.note"
 MOST_FILES = 10_000
 
 
+class WitnessConflict(StateError):
+    """The folder has seen another log than the one that is given to it."""
+
+
 class WitnessFolder:
     """Checkpoints in a folder, by size."""
 
@@ -24,12 +28,17 @@ class WitnessFolder:
         self.path = path
 
     def keep(self, size: int, note: bytes) -> None:
-        """Add a checkpoint. Raises StateError where it cannot be written, or another of this size is there."""
+        """Add a checkpoint. Raises WitnessConflict where another of this size is there, StateError on a bad disk."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = self.path / f"checkpoint-{size}.note"
             if not file.exists():
                 write_durably(file, note)
+            elif file.read_bytes() != note:
+                raise WitnessConflict(
+                    f"{file} holds another checkpoint over as many entries.",
+                    hint="Two logs, or two versions of this one, give to the same folder; see witness_refused.",
+                )
             write_durably(self.path / _LATEST, note)
             self._thin()
         except OSError as error:

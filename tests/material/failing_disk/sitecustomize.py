@@ -1,7 +1,7 @@
 """Put a disk under SQLite that fails on cue, in the server's process only. For tests; found by PYTHONPATH.
 
 The file `fault` in the folder FAILING_DISK says how: `sync` (an fsync that fails), `stall` (one that does
-not return while the file is there).
+not return while the file is there), `full` (no room for what is written).
 """
 
 import os
@@ -39,6 +39,14 @@ if "serve" in sys.orig_argv and "FAILING_DISK" in os.environ:
             while self._is_ours and fault() == "stall":
                 time.sleep(0.02)
             super().xSync(flags)
+
+        def xWrite(self, data: bytes, offset: int) -> None:
+            """Write, or have no room (SQLite's callback)."""
+            if self._is_ours and fault() == "full":
+                error = apsw.FullError("the disk is full")
+                error.result = error.extendedresult = apsw.SQLITE_FULL
+                raise error
+            super().xWrite(data, offset)
 
     class Disk(apsw.VFS):
         """The usual disk with such files."""
