@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import orjson
@@ -142,6 +142,7 @@ class Runtime:
         self._tick_task = asyncio.create_task(self._tick())
         for folder in self._folders:
             await self._serve_folder(folder)
+        self.keep_days()  # noted now: it holds also when a service is served no longer
         self.house.starting = False
         log("started", services=sorted(self.house.services), version=__version__)
 
@@ -170,15 +171,12 @@ class Runtime:
             log("stop_not_recorded", level="error", why=fault.text)
         else:
             self.state.mark_stopped()
+        if self._reader is not None:
+            _close(self._reader)  # before the ledger: whoever closes last empties the write-ahead log
         await self.archive.stop()
         await self.upkeep.stop()
-        for store in (self._reader, self.keyring, self.quarantine, self._registry):
-            try:
-                if store is not None:
-                    store.close()
-            except (StorageUnavailable, StorageOutcomeUnknown) as error:
-                # On a failed disk a file may not even close; the others must, and the exit code stands.
-                log("not_closed", level="warning", why=str(error))
+        for store in (self.keyring, self.quarantine, self._registry):
+            _close(store)
         log("stopped")
 
     async def _note_start(self) -> None:
@@ -353,11 +351,13 @@ class Runtime:
         return sorted(every)
 
     def keep_days(self) -> dict[str, float]:
-        """Return for how many days each service's content is kept."""
-        return {
-            name: served.live.engine.description.keep_payload_days
-            for name, served in self.house.services.items()
-        }
+        """Return for how many days each service's content is kept: as declared last, also of one not served now."""
+        return self.state.keep_days(
+            {
+                name: served.live.engine.description.keep_payload_days
+                for name, served in self.house.services.items()
+            }
+        )
 
     def _storage_low(self, is_low: bool) -> None:
         self.house.storage_low = is_low
@@ -618,6 +618,18 @@ class Runtime:
         )
         yield from self.upkeep.gauges()
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
+
+
+def _close(store: _Closable) -> None:
+    try:
+        store.close()
+    except (StorageUnavailable, StorageOutcomeUnknown) as error:
+        # On a failed disk a file may not even close; the others must, and the exit code stands.
+        log("not_closed", level="warning", why=str(error))
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
 
 
 class _Kept(msgspec.Struct):

@@ -16,7 +16,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from nightproof.audit.tree import HASH_BYTES, leaf_hash, root_from_inclusion
+from nightproof.audit.tree import HASH_BYTES, check_consistency, leaf_hash, root_from_inclusion
 from nightproof.base.errors import NightproofError
 
 _ED25519: Final = 0x01
@@ -29,6 +29,8 @@ _MARK = "— "
 _MOST_SIGNATURES = 100
 _MOST_PATH = 64
 _PROOF_FORM = "c2sp.org/tlog-proof@v1"
+_CONSISTENCY_FORM = "nightproof.dev/consistency-proof@v1"
+_BETWEEN = b"==\n"
 
 
 class NoteRefused(NightproofError):
@@ -209,6 +211,37 @@ def check_proof_file(content: bytes, verifiers: Sequence[Verifier]) -> ProvenLea
             "The proof does not lead to the checkpoint's root: this record is not in that log.", hint=_DAMAGED
         )
     return ProvenLeaf(leaf, int(number), checkpoint)
+
+
+def consistency_file(old: bytes, new: bytes, proof: Sequence[bytes]) -> bytes:
+    """Write a proof that the log under one checkpoint begins with the log under another; it stands alone."""
+    lines = [_CONSISTENCY_FORM, *map(_base64, proof), "", ""]
+    return "\n".join(lines).encode() + old + _BETWEEN + new
+
+
+def check_consistency_file(
+    content: bytes, verifiers: Sequence[Verifier]
+) -> tuple[ParsedCheckpoint, ParsedCheckpoint]:
+    """Verify a consistency file; return both checkpoints, the older first. Raises NoteRefused where it does not hold."""
+    head, found, notes = content.partition(b"\n\n")
+    old, between, new = notes.partition(_BETWEEN)
+    lines = head.decode("ascii", "replace").split("\n")
+    if not found or not between or lines[0] != _CONSISTENCY_FORM or len(lines) > 1 + 2 * _MOST_PATH:
+        raise NoteRefused("The file is no consistency proof.", hint=f"Its first line is {_CONSISTENCY_FORM}.")
+    path = [_unbase64(line, "hash") for line in lines[1:]]
+    if any(len(one) != HASH_BYTES for one in path):
+        raise NoteRefused("The proof has a hash of a wrong length.", hint=_DAMAGED)
+    first, second = parse_checkpoint(old, verifiers), parse_checkpoint(new, verifiers)
+    if not check_consistency(first.size, first.root, second.size, second.root, path):
+        raise NoteRefused(
+            f"The log of {second.size} entries does not begin with the log of {first.size}.", hint=_DAMAGED
+        )
+    return first, second
+
+
+def is_consistency_file(content: bytes) -> bool:
+    """Say whether a file claims to be a consistency proof."""
+    return content.startswith(_CONSISTENCY_FORM.encode() + b"\n")
 
 
 def add_checkpoint_body(old_size: int, proof: Sequence[bytes], note: bytes) -> bytes:

@@ -117,14 +117,23 @@ class _Sealer:
         self._nonces = b""
         self._nonce_at = 0
 
-    def seal(self, parts: Sequence[Part], *, entry_id: str, kind: str, caller: str, at_us: int) -> Sealed:
+    def seal(
+        self,
+        parts: Sequence[Part],
+        *,
+        entry_id: str,
+        kind: str,
+        caller: str,
+        at_us: int,
+        is_lasting: bool = False,
+    ) -> Sealed:
         stored: list[_Stored] = []
         new: tuple[WrappedKey, ...] = ()
         for part in parts:
             keys = (
                 [self._key(("s", subject, at_us // _MONTH_US), subject, at_us) for subject in part.subjects]
                 if part.subjects
-                else [self._key(("c", caller, at_us // _DAY_US), None, at_us)]
+                else [self._key(("c", caller, 0 if is_lasting else at_us // _DAY_US), None, at_us)]
             )
             for key in keys:
                 if not key.is_kept and key.wrapped not in new:
@@ -194,6 +203,7 @@ class Vault:
             self.rotate_epoch(now_us)
         self._epoch_made_us = max(epoch.made_us for epoch in store.epochs())
         self._destroyed = store.destroyed()
+        self._mac_key = self.secret("mac_key", lambda: os.urandom(_KEY_BYTES))
         self._pseudonym_key = self.secret("pseudonym_key", lambda: os.urandom(_KEY_BYTES))
 
     # -- sealing, without I/O -----------------------------------------------------------------
@@ -205,6 +215,10 @@ class Vault:
     def seal(self, parts: Sequence[Part], *, entry_id: str, kind: str, caller: str, at_us: int) -> Sealed:
         """Seal content. The keys it returns must be kept (see `keep`) before the payload is."""
         return self._requests.seal(parts, entry_id=entry_id, kind=kind, caller=caller, at_us=at_us)
+
+    def mac(self, content: bytes) -> bytes:
+        """Return a keyed digest of content, 32 bytes, for finding it again without keeping it (HMAC-SHA-256)."""
+        return hmac.digest(self._mac_key, content, "sha256")
 
     # -- keys ---------------------------------------------------------------------------------
 
@@ -341,7 +355,10 @@ class Vault:
         return _unwrap(self._master, wrapped, f"secret {name}")
 
     def seal_bytes(self, content: bytes, *, purpose: str, subject: bytes = b"") -> bytes:
-        """Seal what other rooms keep, for `open_bytes` with the same purpose; a new key is made durable here."""
+        """Seal what other rooms keep, for `open_bytes` with the same purpose; a new key is made durable here.
+
+        One key lasts as long as its key of keys: what is sealed while the disk is full needs no new one.
+        """
         with self._others_door:
             sealed = self._others.seal(
                 [Part("content", content, (subject,) if subject else ())],
@@ -349,6 +366,7 @@ class Vault:
                 kind=purpose,
                 caller=purpose,
                 at_us=utc_us(),
+                is_lasting=True,
             )
             if sealed.new_keys:
                 self._others.keep(sealed.new_keys)

@@ -14,7 +14,14 @@ import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nightproof.audit.reconcile import Reconciliation, reconcile
-from nightproof.audit.seal import Verifier, check_proof_file, proof_file
+from nightproof.audit.seal import (
+    Verifier,
+    check_consistency_file,
+    check_proof_file,
+    consistency_file,
+    is_consistency_file,
+    proof_file,
+)
 from nightproof.audit.tree import consistency_proof, inclusion_proof
 from nightproof.audit.verify import Anchor, Verdict, verify
 from nightproof.base.clock import iso_us
@@ -203,14 +210,16 @@ def _inclusion(reader: LedgerReading, entry_id: str) -> bytes:
 
 
 def _consistency(reader: LedgerReading, old: int, new: int | None) -> bytes:
-    last = reader.last_checkpoint()
-    size = new if new is not None else (last.size if last is not None else reader.size())
-    if not old <= size <= reader.size():
+    """Write the proof between the checkpoints that cover these sizes: roots that nobody signed prove nothing."""
+    first = reader.checkpoint_at_or_after(old)
+    second = reader.last_checkpoint() if new is None else reader.checkpoint_at_or_after(new)
+    if first is None or second is None or first.size > second.size:
+        last = reader.last_checkpoint()
         raise StateError(
-            f"The log has {reader.size()} records.", hint="Give sizes up to that, the smaller one first."
+            f"Checkpoints are signed over at most {last.size if last else 0} records.",
+            hint="Give sizes up to that, the smaller one first.",
         )
-    hashes = [one.hex() for one in consistency_proof(reader, old, size)]
-    return orjson.dumps({"from": old, "to": size, "hashes": hashes}, option=orjson.OPT_INDENT_2) + b"\n"
+    return consistency_file(first.note, second.note, consistency_proof(reader, first.size, second.size))
 
 
 @click.command("check-proof")
@@ -219,7 +228,17 @@ def _consistency(reader: LedgerReading, old: int, new: int | None) -> bytes:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check_proof_command(file: Path, key: str, as_json: bool) -> None:
     """Check a proof file; needs nothing but the log's public key. Exit 1 if it does not hold."""
-    proven = check_proof_file(file.read_bytes(), [verifier_of(key)])
+    content = file.read_bytes()
+    if is_consistency_file(content):
+        older, newer = check_consistency_file(content, [verifier_of(key)])
+        if as_json:
+            show.as_json({"ok": True, "from": older.size, "to": newer.size, "origin": newer.origin})
+        else:
+            show.console.print(
+                f"[bold green]the proof holds[/]  the log of {newer.size:,} records begins with that of {older.size:,}"
+            )
+        return
+    proven = check_proof_file(content, [verifier_of(key)])
     facts = orjson.loads(proven.leaf)
     if as_json:
         show.as_json({"ok": True, "index": proven.index, "size": proven.checkpoint.size, "record": facts})

@@ -110,7 +110,7 @@ class Admin:
             raise Refusal(
                 f"A key of role {caller.role.value!r} may not do this.",
                 failure="forbidden",
-                hint="Ask for a key of role operate or admin.",
+                hint="Ask for a key whose role covers it; docs/security.md has the table of roles.",
             )
         return caller.key_id
 

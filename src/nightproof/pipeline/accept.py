@@ -7,8 +7,6 @@ freshness, quarantine, idempotency. Returns the request; raises Refusal with a n
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import re
 
 import msgspec
@@ -250,8 +248,9 @@ async def _claim_key(story: Story, house: House, caller: Caller) -> None:
             hint="Use a UUID.",
         )
     scope = f"{caller.key_id}\0{story.service}\0{key}".encode()
-    story.idem = hmac.digest(b"nightproof idempotency", scope, "sha256")
-    story.idem_body = hashlib.sha256(story.arrival.protocol.encode() + b"\0" + story.body).digest()
+    # Keyed, both: what a caller sent must not be guessed from the log once its content is gone.
+    story.idem = house.vault.mac(b"key\0" + scope)
+    story.idem_body = house.vault.mac(b"body\0" + story.arrival.protocol.encode() + b"\0" + story.body)
     if story.idem in house.running_keys:
         story.idem = b""  # not ours: it must not be given back when this one ends
         raise Refusal(
@@ -273,6 +272,7 @@ async def _claim_key(story: Story, house: House, caller: Caller) -> None:
         return
     house.running_keys.discard(idem)
     story.idem = b""
+    story.body = b""  # the first record holds it, sealed for whom it is about; this one needs no copy
     if recorded.body != story.idem_body:
         raise Refusal(
             "This Idempotency-Key was used before with another body.",

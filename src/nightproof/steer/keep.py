@@ -17,11 +17,12 @@ from nightproof.audit.record import make_entry
 from nightproof.base.clock import iso_us, utc_us
 from nightproof.base.errors import Refusal
 from nightproof.steer.archive import Archive
-from nightproof.storage.ledger_protocol import LedgerReading
+from nightproof.storage.ledger_protocol import LedgerReading, LedgerWriting
 
 _DAY_US = 86_400_000_000
 _BATCH = 500
 _PAUSE_S = 0.02
+_EMPTYING_TRIES = 50
 EVERYTHING = ""
 """A hold on every service."""
 
@@ -141,7 +142,18 @@ async def _drop(archive: Archive, service: str, before_us: int, below: int, *, a
         )
         total += gone
         await asyncio.sleep(_PAUSE_S)
+    # What was overwritten in the file still stands in its write-ahead log: emptied, or content would outlive its end.
+    for _ in range(_EMPTYING_TRIES):
+        if await archive.ledger.run(_empty_log):
+            break
+        await asyncio.sleep(_PAUSE_S)
     return total
+
+
+def _empty_log(store: LedgerWriting) -> bool:
+    """Empty the write-ahead log; say whether no reader was in the way."""
+    store.checkpoint("truncate")
+    return store.wal_bytes() == 0
 
 
 def _first_to_expire(archive: Archive, service: str, before_us: int, below: int) -> int | None:

@@ -118,6 +118,8 @@ class Upkeep:
     def merge_if_waiting(self, begin: _Begin) -> None:
         """Begin to merge the side file into the log, if something waits there and the log takes entries."""
         spill = self.spill
+        if spill is not None and self._archive.ledger.is_writable:
+            self._make_spill_key()
         may_merge = self._archive.ledger.is_writable and (self._merging is None or self._merging.done())
         if spill is not None and not spill.is_empty and may_merge:
             self._merging = begin(self._merge(spill))
@@ -195,13 +197,17 @@ class Upkeep:
     def _open_spill(self) -> Spill:
         """Open the side file; its key is made now, since a full disk would take none."""
         ledger = self._settings.ledger
-        self._archive.vault.seal_bytes(b"", purpose=_SPILL_PURPOSE)
+        self._make_spill_key()
         return Spill(
             SpillFile(ledger.spill_folder or self._state.spill),
             self._archive.vault,
             most_bytes=ledger.spill_bytes,
             within_s=ledger.spill_within_s,
         )
+
+    def _make_spill_key(self) -> None:
+        """See that the side file's key is there and durable; after a rotation of keys it is another one."""
+        self._archive.vault.seal_bytes(b"", purpose=_SPILL_PURPOSE)
 
     async def _merge(self, spill: Spill) -> None:
         try:
@@ -210,6 +216,8 @@ class Upkeep:
             log("spill_not_merged", level="warning", why=error.text)
         else:
             log("spill_merged", entries=merged)
+            # Its frames carry keys of their own: of who was erased before the merge, they go again.
+            await keep.reapply_erasures(self._archive)
 
     async def _recorded_of(self, ids: Sequence[str]) -> set[str]:
         def look() -> set[str]:

@@ -331,7 +331,7 @@ class LedgerStore(_Ledger):
     """The one that writes. Holds the only read-write connection to the file."""
 
     def __init__(self, path: Path, *, adopt: Adopt | None = None) -> None:
-        connection = open_database(path, statements=MOST_ROWS + 64)
+        connection = open_database(path, secure_delete=True, statements=MOST_ROWS + 64)
         try:
             _bring_up(connection, path, adopt)
             require_schema(connection, path, store=_STORE, version=VERSION)

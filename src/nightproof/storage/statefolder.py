@@ -13,6 +13,7 @@ import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -234,6 +235,18 @@ class StateFolder:
                 f"{self._running} cannot be removed: {error.strerror}.",
                 hint="The next start will look for damage.",
             ) from error
+
+    def keep_days(self, declared: Mapping[str, float]) -> dict[str, float]:
+        """Return each service's days of keeping content: those declared now, and of others what they said last."""
+        file = self.path / "retention.json"
+        try:
+            known = msgspec.json.decode(file.read_bytes(), type=dict[str, float])
+        except (FileNotFoundError, msgspec.DecodeError):
+            known = {}  # written anew from what is served
+        merged = {**known, **declared}
+        if merged != known:
+            write_durably(file, msgspec.json.encode(merged))
+        return merged
 
     def disk_free_bytes(self) -> int:
         """Return the space that is left for us on the folder's disk."""

@@ -1,0 +1,124 @@
+"""What is destroyed is gone: by erasure, by time; and what a hold keeps, stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nightproof.audit.vault import Vault
+from nightproof.base.clock import utc_us
+from nightproof.storage.ledger_store import LedgerReader
+from nightproof.storage.master_key import read_master_key
+from nightproof.storage.vault_store import VaultStore
+from tests.serving import Served, run_nightproof, serving
+
+MARK = "unforgettable-7c1e"
+NO_WAIT = {"NIGHTPROOF_RETENTION_EVERY_S": "86400"}
+
+
+def sealed_payloads(state: Path) -> dict[str, bytes]:
+    """Return the sealed contents by request id, as they stand in the ledger."""
+    reader = LedgerReader(state / "ledger.db")
+    try:
+        return {one.id: one.payload for one in reader.all_entries() if one.payload and one.kind == "request"}
+    finally:
+        reader.close()
+
+
+def bytes_in(state: Path) -> bytes:
+    """Return every byte of the databases and what lies beside them."""
+    return b"".join(one.read_bytes() for one in sorted(state.rglob("*")) if one.is_file())
+
+
+def ask(served: Served, patient: str, **headers: str) -> str:
+    """Ask about somebody; return the request's id."""
+    answer = served.predict({"patient": patient, "note": MARK, "age": 40}, **headers)
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-request-id"]
+
+
+def shown(state: Path, request_id: str) -> list[dict[str, Any]]:
+    """Return what an auditor sees under an id, sensitive fields too."""
+    done = run_nightproof("audit", "show", request_id, "--reveal", "--json", "--state", str(state))
+    assert done.returncode == 0, done.stderr
+    told: list[dict[str, Any]] = json.loads(done.stdout)
+    return told
+
+
+def test_contents_past_their_time_are_gone_from_file_and_log(state: Path):
+    with serving("clinic", state, env=NO_WAIT) as served:
+        ids = [ask(served, f"p{number}") for number in range(30)]
+        before = sealed_payloads(state)
+        (state / "retention.json").write_text(
+            '{"clinic": 0}'
+        )  # as a service that is served no longer declared it
+        assert served.stop() == 0
+    with serving("ward", state, env=NO_WAIT) as served:
+        told = served.operate("POST", "/admin/audit/expire", {})
+        after = bytes_in(state)
+        assert served.stop() == 0
+
+    assert told.json()["dropped"] == {"clinic": 30}
+    assert set(before) == set(ids)
+    assert [one for one in ids if before[one][40:] in after] == [], "not in the file, nor in its log"
+    assert (state / "ledger.db-wal").exists() is False, "a clean stop leaves no log behind"
+    assert "gone" in str(shown(state, ids[0])[0]["content_state"])
+    assert run_nightproof("audit", "verify", "--state", str(state)).returncode == 0
+
+
+def test_a_hold_keeps_contents_until_it_ends(state: Path):
+    with serving("clinic", state, env=NO_WAIT) as served:
+        request_id = ask(served, "p1")
+        held = served.operate("POST", "/admin/audit/hold", {"service": "clinic", "reason": "case 7"})
+        assert held.status_code == 200, held.text
+        assert served.stop() == 0
+    (state / "retention.json").write_text('{"clinic": 0}')
+    with serving("ward", state, env=NO_WAIT) as served:
+        kept = served.operate("POST", "/admin/audit/expire", {}).json()
+        assert request_id in sealed_payloads(state)
+        served.operate("POST", "/admin/audit/unhold", {"service": "clinic"})
+        dropped = served.operate("POST", "/admin/audit/expire", {}).json()
+        assert served.stop() == 0
+
+    assert (kept["held"], kept["dropped"]) == (["clinic"], {})
+    assert dropped["dropped"] == {"clinic": 1}
+    assert request_id not in sealed_payloads(state)
+
+
+def test_a_repeated_and_a_conflicting_request_leave_no_copy_that_an_erasure_misses(state: Path):
+    with serving("clinic", state, env=NO_WAIT) as served:
+        first = ask(served, "Ada", idempotency_key="k1")
+        again = served.predict({"patient": "Ada", "note": MARK, "age": 40}, idempotency_key="k1")
+        other = served.predict({"patient": "Ada", "note": MARK, "age": 41}, idempotency_key="k1")
+        assert (again.status_code, other.status_code) == (200, 422)
+        assert served.operate("POST", "/admin/audit/erase", {"subject": "Ada"}).status_code == 200
+        assert served.stop() == 0
+
+    for request_id in (first, again.headers["x-request-id"], other.headers["x-request-id"]):
+        assert MARK not in json.dumps(shown(state, request_id))
+        assert "Ada" not in json.dumps(shown(state, request_id))
+
+
+def test_a_vault_from_a_backup_does_not_bring_an_erased_person_back(state: Path):
+    with serving("clinic", state, env=NO_WAIT) as served:
+        request_id = ask(served, "Ada")
+        assert served.stop() == 0
+    backup = (state / "vault.db").read_bytes()
+    with serving("clinic", state, env=NO_WAIT) as served:
+        served.operate("POST", "/admin/audit/erase", {"subject": "Ada"})
+        assert served.stop() == 0
+    (state / "vault.db").write_bytes(backup)
+    payload = sealed_payloads(state)[request_id]
+    restored = VaultStore(state / "vault.db")
+    vault = Vault(restored, read_master_key({}, state), now_us=utc_us())
+    was_back = vault.open(payload, entry_id=request_id, kind="request")
+    restored.close()
+
+    with serving("clinic", state, env=NO_WAIT) as served:
+        assert served.stop() == 0
+
+    assert MARK.encode() in b"".join(part or b"" for part in was_back.parts.values()), (
+        "the backup held the key"
+    )
+    assert MARK not in json.dumps(shown(state, request_id))
