@@ -29,7 +29,7 @@ _MARK = "— "
 _MOST_SIGNATURES = 100
 _MOST_PATH = 64
 _PROOF_FORM = "c2sp.org/tlog-proof@v1"
-_CONSISTENCY_FORM = "nightproof.dev/consistency-proof@v1"
+_CONSISTENCY_FORM = "nightproof consistency proof 1"
 _BETWEEN = b"==\n"
 
 
@@ -72,7 +72,7 @@ class Verifier:
             )
         self.name, self.kind, public = name, raw[0], raw[1:]
         self.key_id = _key_id(name, self.kind, public)
-        if given_id.lower() != self.key_id.hex():
+        if given_id != self.key_id.hex():
             raise NoteRefused(
                 "The verifier key's id does not belong to its key.", hint="Copy the whole key again."
             )
@@ -138,7 +138,7 @@ def open_note(note: bytes, verifiers: Sequence[Verifier]) -> tuple[str, tuple[st
     if any(ord(sign) < 0x20 and sign != "\n" for sign in whole):
         raise NoteRefused("The note has control characters.", hint=_DAMAGED)
     body, found, signatures = whole.rpartition("\n\n")
-    lines = signatures.splitlines()
+    lines = signatures.removesuffix("\n").split("\n")  # no other sign ends a line here
     if not found or not whole.endswith("\n") or not lines or len(lines) > _MOST_SIGNATURES:
         raise NoteRefused("The note has no signatures.", hint=_DAMAGED)
     text = f"{body}\n"
@@ -222,7 +222,7 @@ def consistency_file(old: bytes, new: bytes, proof: Sequence[bytes]) -> bytes:
 def check_consistency_file(
     content: bytes, verifiers: Sequence[Verifier]
 ) -> tuple[ParsedCheckpoint, ParsedCheckpoint]:
-    """Verify a consistency file; return both checkpoints, the older first. Raises NoteRefused where it does not hold."""
+    """Verify a consistency file; return both checkpoints, the older first. Raises NoteRefused as above."""
     head, found, notes = content.partition(b"\n\n")
     old, between, new = notes.partition(_BETWEEN)
     lines = head.decode("ascii", "replace").split("\n")

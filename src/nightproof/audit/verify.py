@@ -22,6 +22,8 @@ from nightproof.storage.ledger_rows import Checkpoint, StoredEntry
 
 _PAGE: Final = 2_000
 _MOST_FINDINGS = 100
+_LEAST: Final = -(2**63)
+_META: Final = {"origin", "vkey"}
 _RETENTION_KINDS = ("retention",)
 _ERASURE_KINDS = ("erasure",)
 
@@ -90,23 +92,30 @@ class _Allowed:
     """What the log itself says may be missing: contents past their time, and whom it has erased."""
 
     def __init__(self, reader: LedgerReading) -> None:
-        self._expired: list[tuple[str, int, int, int]] = []
-        self.erased: set[str] = set()
+        self._expired: dict[str, list[tuple[int, int, int]]] = {}
+        """By service: before which time, below which and before which record; none says less than another."""
         self.erased_in: dict[str, int] = {}
         for entry in reader.of_kind(*_RETENTION_KINDS):
             facts = _facts(entry.leaf)
             service, before_us, below = facts.get("service"), facts.get("before_us"), facts.get("below_seq")
             if isinstance(service, str) and isinstance(before_us, int) and isinstance(below, int):
-                self._expired.append((service, before_us, below, entry.seq))
+                self._add(service, (before_us, below, entry.seq))
         for entry in reader.of_kind(*_ERASURE_KINDS):
-            for subject in _facts(entry.leaf).get("sub", []):
+            for subject in _subjects_of(_facts(entry.leaf)):
                 self.erased_in[subject] = entry.seq
+
+    def _add(self, service: str, new: tuple[int, int, int]) -> None:
+        """Keep what reaches further than the others: of years of hourly retention one or two are left."""
+        held = self._expired.setdefault(service, [])
+        if not any(_reaches(one, new) for one in held):
+            held[:] = [one for one in held if not _reaches(new, one)]
+            held.append(new)
 
     def to_be_gone(self, service: str, at_us: int, seq: int) -> bool:
         """Say whether a record's content may be gone."""
         return any(
-            service == named and at_us < before_us and seq < below and seq < written
-            for named, before_us, below, written in self._expired
+            at_us < before_us and seq < below and seq < written
+            for before_us, below, written in self._expired.get(service, ())
         )
 
     def is_erased(self, subjects: Sequence[str], seq: int) -> bool:
@@ -147,6 +156,7 @@ class _Verification:
         self._notes = _Stored(reader)
         self._signed = 0
         self._is_astray = False
+        self._has_gap = False
         self._edge = reader.edge()
 
     def verdict(self) -> Verdict:
@@ -174,18 +184,20 @@ class _Verification:
         )
 
     def _judge_meta(self) -> None:
-        if self._size and not self._origin:
-            self._findings.add("meta", "The log has no name (meta `origin`).")
+        kept = self._reader.meta()
+        for name in sorted(kept.keys() - _META):
+            self._findings.add("meta", f"The log keeps {name[:40]!r}, which is none of ours.")
+        for name in sorted(_META - kept.keys()) if self._size else ():
+            self._findings.add("meta", f"The log has lost its {name} (table meta).")
         for verifier in self._verifiers:
             if self._origin and verifier.name != self._origin:
                 self._findings.add(
                     "meta", f"The log is {self._origin!r}, and the trusted key is that of {verifier.name!r}."
                 )
-        kept = self._reader.read_meta("vkey")
-        if kept is not None and self._verifiers:
+        if "vkey" in kept and self._verifiers:
             try:
                 known = {(one.name, one.key_id) for one in self._verifiers}
-                own = Verifier(kept)
+                own = Verifier(kept["vkey"])
                 if (own.name, own.key_id) not in known:
                     self._findings.add("meta", "The log names another public key than the trusted one.")
             except NoteRefused as error:
@@ -224,6 +236,7 @@ class _Verification:
             page = self._reader.entries(seq, _PAGE)
             if not page:
                 self._findings.add("sequence", f"The records from {seq} on are missing.", seq)
+                self._has_gap = True
                 break
             hashes: list[bytes] = []
             for entry in page:
@@ -233,6 +246,7 @@ class _Verification:
                     )
                     self._grow(hashes)
                     self._size = seq  # what stands behind a gap has lost its place
+                    self._has_gap = True
                     return
                 self._judge(entry)
                 hashes.append(leaf_hash(entry.leaf))
@@ -313,7 +327,7 @@ class _Verification:
                     seq,
                     entry_id,
                 )
-        if self._allowed.erased_in and self._allowed.is_erased(get("sub", ()), seq):
+        if self._allowed.erased_in and self._allowed.is_erased(_subjects_of(facts), seq):
             self._erased += 1
 
     def _judge_subjects(self, page: Sequence[StoredEntry]) -> None:
@@ -321,8 +335,8 @@ class _Verification:
             (entry.seq, bytes.fromhex(subject))
             for entry in page
             if b'"sub":[' in entry.leaf
-            for subject in _facts(entry.leaf).get("sub", ())
-            if isinstance(subject, str) and _is_hex(subject)
+            for subject in _subjects_of(_facts(entry.leaf))
+            if _is_hex(subject)
         }
         stored = set(self._reader.subjects(page[0].seq, page[-1].seq))
         for seq, _ in sorted(named ^ stored)[:_MOST_FINDINGS]:
@@ -350,16 +364,18 @@ class _Verification:
                 self._findings.add(
                     "anchor", f"The first {size} records are not those over which {where} holds a checkpoint."
                 )
-        if self._edge[0] == size and size % 256:
+        if self._edge[0] == size:
             self._judge_edge(size)
         stored = self._notes.take(size)
         if stored is not None:
             self._judge_checkpoint(stored, root)
 
     def _judge_edge(self, size: int) -> None:
-        """Hold each record behind the last full tile to the hash that was stored with the checkpoint."""
-        stored, derived = self._edge[1], self._tree.edge
+        """Hold each record behind the last full tile to the hash that was stored with the last checkpoint."""
+        stored, derived = self._edge[1], self._tree.edge[: size % 256 * 32]
         first = size - size % 256
+        if self._tree.size < first:
+            return  # the tiles say what is missing
         for at in range(0, max(len(stored), len(derived)), 32):
             if stored[at : at + 32] != derived[at : at + 32]:
                 seq = first + at // 32
@@ -392,23 +408,49 @@ class _Verification:
             self._signed = size
 
     def _judge_what_is_left(self) -> None:
+        if self._edge[0] > self._tree.size:
+            self._judge_edge(self._edge[0])
+        last = self._notes.last
+        if self._edge[0] != last:
+            self._findings.add(
+                "checkpoint",
+                f"The last checkpoint is over {last} records, and one over {self._edge[0]} was signed: "
+                "it was taken away or moved.",
+            )
+        for size in self._notes.impossible:
+            self._findings.add("checkpoint", f"A checkpoint over {size} records is stored.")
         for size in self._notes.behind(self._size):
             self._findings.add(
                 "checkpoint",
                 f"A checkpoint over {size} records is stored, and the log has {self._size}: its tail was cut off.",
                 self._size,
             )
+        if not self._has_gap:
+            self._judge_what_has_no_place()
         level, width = 0, self._size // 256
         levels = self._reader.levels()
+        wanted = 0
         while width or level < levels:
             there = self._reader.tile_count(level)
             if there != width:
                 self._findings.add(
                     "tile", f"Level {level} of the tree has {there} full tiles, and should have {width}."
                 )
+            wanted += width > 0
             level, width = level + 1, width // 256
+        if levels != wanted:
+            self._findings.add("tile", f"The tree has tiles on {levels} levels, and should have {wanted}.")
         for text in self._reader.oddities():
             self._findings.add("database", text)
+
+    def _judge_what_has_no_place(self) -> None:
+        """Find rows that stand outside of the log: they would be found by a search, and shown."""
+        rows = self._reader.count()
+        if rows != self._size:
+            self._findings.add("sequence", f"The log has {self._size} records, and {rows} are stored.")
+        outside = self._reader.subjects(_LEAST, -1) + self._reader.subjects(self._size, -_LEAST - 1)
+        for seq, _ in sorted(outside)[:_MOST_FINDINGS]:
+            self._findings.add("subjects", f"The index of subjects names {seq}, which is no record.")
 
 
 class _Stored:
@@ -418,13 +460,20 @@ class _Stored:
         self._reader = reader
         self._held: dict[int, Checkpoint] = {}
         self.taken = 0
+        self.impossible: list[int] = []
+        """Sizes that no checkpoint can be over."""
+        newest = reader.last_checkpoint()
+        self.last = 0 if newest is None else newest.size
 
     def sizes(self) -> Iterator[int]:
-        at = 0
+        at = _LEAST
         while page := self._reader.checkpoints(at, 1_000):
             for one in page:
-                self._held[one.size] = one
-                yield one.size
+                if one.size > 0:
+                    self._held[one.size] = one
+                    yield one.size
+                else:
+                    self.impossible.append(one.size)
             at = page[-1].size + 1
 
     def take(self, size: int) -> Checkpoint | None:
@@ -443,6 +492,17 @@ def _facts(leaf: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def _subjects_of(facts: dict[str, Any]) -> list[str]:
+    """Return the pseudonyms that a leaf names; none where it was replaced by something else."""
+    named = facts.get("sub", [])
+    return [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
+
+
+def _reaches(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+    """Say whether what may be gone by the other may be gone by this one too."""
+    return one[0] >= other[0] and one[1] >= other[1] and one[2] >= other[2]
 
 
 def _is_hex(text: str) -> bool:

@@ -42,6 +42,7 @@ WINDOW_ROWS = 20_000
 
 _STORE = "ledger"
 _COLUMNS = "seq, id, at_us, kind, service, release, caller, ending, failure, idem, leaf, payload"
+_TEXTS = ("id", "kind", "service", "release", "caller", "ending", "failure")
 _WIDTH = 12
 # One step of SQLite gives up the interpreter lock and has to win it back, so a batch is one statement that
 # commits by itself. A statement of each size is prepared once: its price is about 1 µs per row.
@@ -49,6 +50,9 @@ _INSERT = [
     f"INSERT INTO entries VALUES {', '.join(['(' + ', '.join('?' * _WIDTH) + ')'] * n)}"
     for n in range(MOST_ROWS + 1)
 ]
+_RAW_COLUMNS = ", ".join(
+    f"CAST({name} AS BLOB)" if name in _TEXTS else name for name in _COLUMNS.split(", ")
+)
 _TABLES = {
     "schema": ("store", "version"),
     "entries": tuple(_COLUMNS.split(", ")),
@@ -136,10 +140,9 @@ class _Ledger:
             source = f"SELECT {_COLUMNS} FROM subjects JOIN entries USING (seq)"
         else:
             source = f"SELECT {_COLUMNS} FROM entries"
-        found = self._all(
-            f"{source} {condition} ORDER BY at_us {order}, seq {order} LIMIT ?", *values, query.most
+        return self._select_from(
+            source, f"{condition} ORDER BY at_us {order}, seq {order} LIMIT ?", *values, query.most
         )
-        return [StoredEntry(*row) for row in found]
 
     def of_kind(self, *kinds: str) -> Iterator[StoredEntry]:
         """Go through all entries of these kinds, oldest first; quick for every kind but `request`."""
@@ -147,14 +150,11 @@ class _Ledger:
         quick = " AND kind <> 'request'" if "request" not in kinds else ""
         marks = ", ".join("?" * len(kinds))
         after = -1
-        while page := self._all(
-            f"SELECT {_COLUMNS} FROM entries WHERE kind IN ({marks}){quick} AND seq > ? ORDER BY seq LIMIT 500",
-            *kinds,
-            after,
+        while page := self._select(
+            f"WHERE kind IN ({marks}){quick} AND seq > ? ORDER BY seq LIMIT 500", *kinds, after
         ):
-            for row in page:
-                yield StoredEntry(*row)
-            after = page[-1][0]
+            yield from page
+            after = page[-1].seq
 
     def tiles(self, level: int, first: int = 0, most: int = 100) -> list[Tile]:
         """Return up to `most` full tiles of a level from place `first` on."""
@@ -205,12 +205,15 @@ class _Ledger:
 
     def read_meta(self, name: str) -> str | None:
         """Return what the log keeps under a name."""
-        found = self._one("SELECT value FROM meta WHERE name = ?", name)
-        return None if found is None else str(found)
+        return self.meta().get(name)
 
     def meta(self) -> dict[str, str]:
         """Return everything that the log keeps under a name."""
-        return dict(self._all("SELECT name, value FROM meta"))
+        try:
+            return dict(self._all("SELECT name, value FROM meta"))
+        except UnicodeDecodeError:
+            found = self._all("SELECT CAST(name AS BLOB), CAST(value AS BLOB) FROM meta")
+            return {_told(name): _told(value) for name, value in found}
 
     def subjects(self, first_seq: int, last_seq: int) -> list[tuple[int, bytes]]:
         """Return the pairs of seq and subject of these entries."""
@@ -247,7 +250,7 @@ class _Ledger:
                 found = tuple(row[1] for row in self._all(f"PRAGMA table_info({table})"))
                 if found != columns:
                     told.append(f"The table {table} has other columns than it should.")
-        if self._all("SELECT store, version FROM schema") != [(_STORE, VERSION)]:
+        if self._all("SELECT CAST(store AS BLOB), version FROM schema") != [(_STORE.encode(), VERSION)]:
             told.append("The table schema says another form than this one.")
         return told
 
@@ -278,7 +281,16 @@ class _Ledger:
         ]
 
     def _select(self, rest: str, *values: int | str | bytes) -> list[StoredEntry]:
-        return [StoredEntry(*row) for row in self._all(f"SELECT {_COLUMNS} FROM entries {rest}", *values)]
+        return self._select_from(f"SELECT {_COLUMNS} FROM entries", rest, *values)
+
+    def _select_from(self, source: str, rest: str, *values: int | str | bytes) -> list[StoredEntry]:
+        try:
+            return [StoredEntry(*row) for row in self._all(f"{source} {rest}", *values)]
+        except UnicodeDecodeError:
+            # Somebody wrote into the file: the row is given as far as it can be, so that it can be named.
+            raw = source.replace(_COLUMNS, _RAW_COLUMNS)
+            found = [StoredEntry(*row) for row in self._all(f"{raw} {rest}", *values)]
+            return [one._replace(**{name: _told(getattr(one, name)) for name in _TEXTS}) for one in found]
 
     def _all(self, statement: str, *values: int | str | bytes | None) -> list[tuple[Any, ...]]:
         with faults_named(self._connection, self.path):
@@ -287,6 +299,14 @@ class _Ledger:
     def _one(self, statement: str, *values: int | str | bytes | None) -> Any:
         with faults_named(self._connection, self.path):
             return self._connection.execute(statement, values).get
+
+
+def _told(text: bytes) -> str:
+    """Return stored text; of what is no UTF-8 something that says so, which is no text that we write."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return "not UTF-8: " + text.decode(errors="backslashreplace")
 
 
 def conditions(query: Query, *, placeholder: str) -> tuple[list[str], list[Any]]:

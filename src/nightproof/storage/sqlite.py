@@ -230,6 +230,13 @@ def require_schema(connection: apsw.Connection, path: Path, *, store: str, versi
         raise StateError(
             f"{path} holds no {store}.", hint="Start the server once on this state folder."
         ) from error
+    except UnicodeDecodeError:
+        found = None
+    if found is None:
+        raise StateError(
+            f"{path} does not say what it holds (table schema): it was damaged or changed.",
+            hint="Restore it from a backup; see the runbook audit_tampered.",
+        )
     if found != (store, version):
         raise StateError(
             f"{path} is {found[0]!r} in version {found[1]}, and {store!r} in version {version} is wanted.",
