@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from benchmarks import faults, footprint, load, machine, openloop, ours, peers, report, systems
+from benchmarks import audit, faults, footprint, load, machine, openloop, ours, peers, report, systems
 from benchmarks.load import FULL, QUICK, Pace
 from benchmarks.promises import Findings, Row
 from benchmarks.systems import NotRun, Running
@@ -38,6 +38,9 @@ class Bench:
     results: Path
     findings: Findings
     say: Callable[[str], None]
+    audit_log: Path | None = None
+    """A log that `benchmarks.build_log` made; without it a small one is built."""
+    audit_records: int = audit.DEFAULT_RECORDS
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -168,6 +171,12 @@ def run_stages(bench: Bench) -> None:
         bench.findings.stages = footprint.read_stages(subject, bench.seconds(8, 3))
 
 
+def run_audit(bench: Bench) -> None:
+    """Measure the audit log: cost of a record, verification, proof and search."""
+    records = 20_000 if bench.is_quick else bench.audit_records
+    bench.findings.audit = audit.measure(bench.results / "audit", bench.audit_log, records, bench.say)
+
+
 EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "load": run_load,
     "overload": run_overload,
@@ -177,6 +186,7 @@ EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "kill": run_kill,
     "footprint": run_footprint,
     "stages": run_stages,
+    "audit": run_audit,
     "peers": run_peers,
 }
 
@@ -197,6 +207,19 @@ def arguments() -> argparse.Namespace:
         metavar="NAME",
         help=f"one of {', '.join(EXPERIMENTS)}; may repeat",
     )
+    parser.add_argument(
+        "--audit-records",
+        type=int,
+        default=audit.DEFAULT_RECORDS,
+        metavar="N",
+        help="records of the log that `audit` builds and measures on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--audit-log",
+        type=Path,
+        metavar="FOLDER",
+        help="measure `audit` on a log that `python -m benchmarks.build_log FOLDER` made",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything found to FILE")
     return parser.parse_args()
 
@@ -215,6 +238,8 @@ def main() -> int:
         pace=pace,
         is_quick=asked.quick,
         results=RESULTS / f"run-{os.getpid()}",
+        audit_log=asked.audit_log,
+        audit_records=asked.audit_records,
         findings=Findings(
             machine=machine.describe(),
             started_at=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.audit import AuditFigures
 from benchmarks.faults import Killed, Poisoned
 from benchmarks.footprint import Footprint, Stages
 from benchmarks.load import Comparison, Point
@@ -43,6 +44,7 @@ class Findings:
     kill: Killed | None = None
     footprint: Footprint | None = None
     stages: Stages | None = None
+    audit: AuditFigures | None = None
     not_run: dict[str, str] = field(default_factory=dict)
 
 
@@ -66,6 +68,7 @@ def promises(findings: Findings) -> list[Promise]:
         *_overload_promises(findings),
         *_fault_promises(findings),
         *_cost_promises(findings),
+        *_audit_promises(findings),
     ]
 
 
@@ -209,3 +212,34 @@ def _cost_promises(findings: Findings) -> list[Promise]:
             ),
         ]
     return made
+
+
+def _audit_promises(findings: Findings) -> list[Promise]:
+    found = findings.audit
+    if found is None:
+        return []
+    many = f"among {found.records:,} records"
+    return [
+        Promise(
+            "audit verify: at least 50,000 records/s of one core",
+            f"{found.verify_cpu_per_s:,.0f}/s of CPU, {found.verify_per_s:,.0f}/s by the clock",
+            found.verify_cpu_per_s >= 50_000,
+        ),
+        *(
+            Promise(
+                f"{text}, {many}: under {most_ms} ms",
+                f"p99 {took.p99_ms:.1f} ms, cold {took.cold_p50_ms:.1f} ms (most {took.cold_max_ms:.1f} ms)",
+                took.p99_ms < most_ms and took.cold_p50_ms < most_ms,
+            )
+            for text, took, most_ms in (
+                ("proof of one record", found.proof, 50),
+                ("search by id", found.by_id, 10),
+                ("search by caller and time", found.by_caller, 100),
+            )
+        ),
+        Promise(
+            "a record takes under 1,200 bytes beyond its sealed content",
+            f"{found.overhead_bytes:.0f} bytes, {found.leaf_bytes:.0f} of them the leaf",
+            found.overhead_bytes < 1_200,
+        ),
+    ]

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.audit import AuditFigures
 from benchmarks.faults import Poisoned
 from benchmarks.footprint import Footprint, Stages
 from benchmarks.load import Comparison, Point
@@ -49,6 +50,8 @@ def print_report(findings: Findings, console: Console) -> None:
         console.print(_stages_table(findings.stages))
     if findings.footprint:
         console.print(_footprint_table(findings.footprint))
+    if findings.audit:
+        console.print(_audit_table(findings.audit))
     held = promises(findings)
     if held:
         console.print(_promise_table(held))
@@ -237,6 +240,34 @@ def _footprint_table(found: Footprint) -> Table:
             f"all {found.processes} processes": f"{found.tree_mb:.0f} MB (shared pages counted each time), "
             f"idle {found.idle_tree_percent:.2f} % of a core",
             "ready after start": f"{found.ready_s:.1f} s",
+        },
+    )
+
+
+def _audit_table(found: AuditFigures) -> Table:
+    looks = {
+        "proof of one record": found.proof,
+        "search by id": found.by_id,
+        "search by caller and time, a page of 100": found.by_caller,
+        "search by person, a page of 100": found.by_subject,
+    }
+    return _two_columns(
+        f"The audit log, {found.records:,} records"
+        + ("*" if found.others_cores > machine.QUIET_CORES else ""),
+        {
+            "one record: sealed and built": f"{found.made_us:.1f} µs of CPU",
+            "one record: made, durable, in the tree": f"{found.kept_us:.1f} µs of CPU, "
+            f"{found.kept_per_s:,.0f}/s with {found.commit_rows:.0f} to a commit",
+            "on disk, indexes included": f"{found.bytes_per_record:.0f} bytes a record: "
+            f"{found.payload_bytes:.0f} sealed content, {found.leaf_bytes:.0f} leaf, "
+            f"{found.overhead_bytes - found.leaf_bytes:.0f} the rest",
+            f"verify {found.verified_records:,} records": f"{found.verify_per_s:,.0f} records/s, "
+            f"{found.verify_cpu_per_s:,.0f} per second of CPU",
+            **{
+                name: f"p50 {took.p50_ms:.2f} ms, p99 {took.p99_ms:.2f} ms; "
+                f"cold p50 {took.cold_p50_ms:.1f} ms, most {took.cold_max_ms:.1f} ms"
+                for name, took in looks.items()
+            },
         },
     )
 

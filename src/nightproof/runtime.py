@@ -21,7 +21,7 @@ from prometheus_client import Metric
 from nightproof import __version__
 from nightproof.audit.ledger import COMMIT_BUCKETS_S, AuditOutcomeUnknown, AuditUnavailable
 from nightproof.base.clock import monotonic_s, utc_now, utc_us
-from nightproof.base.errors import DeclarationError, Fault
+from nightproof.base.errors import DeclarationError, Fault, StateError
 from nightproof.base.fingerprint import fingerprint_of
 from nightproof.base.ids import RequestIds
 from nightproof.base.masking import subject_of
@@ -99,7 +99,7 @@ class Runtime:
                 "ledger", level="info" if now in ("open", "closed") else "error", state=now, why=why
             ),
         )
-        self.desk = Desk(self.archive, self.sensitive_of)
+        self.desk = Desk(self.archive, self.archive.sensitive_of)
         vault = self.archive.vault
         self.quarantine = QuarantineStore(
             state.quarantine_db,
@@ -283,6 +283,11 @@ class Runtime:
         return pool
 
     def _release(self, pool: Pool, name: str, label: str, digest: str) -> ServedRelease:
+        try:
+            # For the time when another release, or none, is served: its records are shown masked as it said.
+            self.state.remember(sensitive={f"{name} {label}": pool.description.sensitive_pointers})
+        except StateError as error:
+            log("not_remembered", level="warning", why=error.text)  # then all of its content is shown masked
         ages = [way.max_age_s for way in pool.description.fallbacks if way.kind == "last_good"]
         return ServedRelease(
             service=name,
@@ -338,26 +343,13 @@ class Runtime:
 
     # -- what operators ask of the log --------------------------------------------------------
 
-    def sensitive_of(self, service: str) -> list[str]:
-        """Return pointers to the fields of a service that are shown masked; of one that is not served, to all."""
-        served = self.house.services.get(service)
-        if served is not None:
-            return list(served.live.engine.description.sensitive_pointers)
-        every = {
-            pointer
-            for one in self.house.services.values()
-            for pointer in one.live.engine.description.sensitive_pointers
-        }
-        return sorted(every)
-
     def keep_days(self) -> dict[str, float]:
         """Return for how many days each service's content is kept: as declared last, also of one not served now."""
-        return self.state.keep_days(
-            {
-                name: served.live.engine.description.keep_payload_days
-                for name, served in self.house.services.items()
-            }
-        )
+        days = {
+            name: served.live.engine.description.keep_payload_days
+            for name, served in self.house.services.items()
+        }
+        return self.state.remember(keep_days=days).keep_days
 
     def _storage_low(self, is_low: bool) -> None:
         self.house.storage_low = is_low
@@ -400,15 +392,14 @@ class Runtime:
 
     def _recorded_reply(self, entry: StoredEntry) -> RecordedReply | None:
         """Open the kept reply; None where its content was erased: the key is then as good as new."""
-        facts = orjson.loads(entry.leaf)
-        if entry.payload is None or "idem_body" not in facts:
+        if entry.payload is None:
             return None
         opened = self.archive.vault.open(entry.payload, entry_id=entry.id, kind=entry.kind)
         content = opened.parts.get(WHOLE) or opened.parts.get(REST)
         if content is None:
             return None
-        reply = msgspec.json.decode(content, type=_Kept).reply
-        return RecordedReply(bytes.fromhex(facts["idem_body"]), reply)
+        kept = msgspec.json.decode(content, type=_Kept)
+        return RecordedReply(bytes.fromhex(kept.idem_body), kept.reply)
 
     def count_shed(self, failure: str, whose: str) -> None:
         """Count a refusal that belongs to no service into the next summary."""
@@ -636,3 +627,4 @@ class _Kept(msgspec.Struct):
     """The part of a payload that idempotency reads."""
 
     reply: Reply
+    idem_body: str

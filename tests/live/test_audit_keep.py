@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from nightproof.audit.vault import Vault
 from nightproof.base.clock import utc_us
+from nightproof.settings.load import load
+from nightproof.steer import keep
+from nightproof.steer.archive import archive_of
+from nightproof.steer.clockwatch import ClockWatch, Reading
 from nightproof.storage.ledger_store import LedgerReader
 from nightproof.storage.master_key import read_master_key
+from nightproof.storage.statefolder import StateFolder
 from nightproof.storage.vault_store import VaultStore
 from tests.serving import Served, run_nightproof, serving
 
 MARK = "unforgettable-7c1e"
+YEAR_US = 365 * 86_400 * 1_000_000
 NO_WAIT = {"NIGHTPROOF_RETENTION_EVERY_S": "86400"}
 
 
@@ -50,8 +59,8 @@ def test_contents_past_their_time_are_gone_from_file_and_log(state: Path):
     with serving("clinic", state, env=NO_WAIT) as served:
         ids = [ask(served, f"p{number}") for number in range(30)]
         before = sealed_payloads(state)
-        (state / "retention.json").write_text(
-            '{"clinic": 0}'
+        (state / "declared.json").write_text(
+            '{"keep_days": {"clinic": 0}}'
         )  # as a service that is served no longer declared it
         assert served.stop() == 0
     with serving("ward", state, env=NO_WAIT) as served:
@@ -73,7 +82,7 @@ def test_a_hold_keeps_contents_until_it_ends(state: Path):
         held = served.operate("POST", "/admin/audit/hold", {"service": "clinic", "reason": "case 7"})
         assert held.status_code == 200, held.text
         assert served.stop() == 0
-    (state / "retention.json").write_text('{"clinic": 0}')
+    (state / "declared.json").write_text('{"keep_days": {"clinic": 0}}')
     with serving("ward", state, env=NO_WAIT) as served:
         kept = served.operate("POST", "/admin/audit/expire", {}).json()
         assert request_id in sealed_payloads(state)
@@ -122,3 +131,64 @@ def test_a_vault_from_a_backup_does_not_bring_an_erased_person_back(state: Path)
         "the backup held the key"
     )
     assert MARK not in json.dumps(shown(state, request_id))
+
+
+def test_content_past_its_time_goes_without_a_server_too(state: Path):
+    with serving("clinic", state, env=NO_WAIT) as served:
+        request_id = ask(served, "p1")
+        assert served.stop() == 0
+    declared = json.loads((state / "declared.json").read_text())
+    assert declared["keep_days"]["clinic"] > 180
+    (state / "declared.json").write_text(json.dumps({**declared, "keep_days": {"clinic": 0}}))
+
+    done = run_nightproof("audit", "expire", "--state", str(state), "--json")
+
+    assert json.loads(done.stdout)["dropped"] == {"clinic": 1}, done.stderr
+    assert request_id not in sealed_payloads(state)
+    assert run_nightproof("audit", "verify", "--state", str(state)).returncode == 0
+
+
+def test_nothing_is_destroyed_by_a_clock_that_jumped_ahead_until_somebody_has_looked(state: Path):
+    with serving("clinic", state, env=NO_WAIT) as served:
+        request_id = ask(served, "p1")
+        assert served.stop() == 0
+    clocks = [Reading(utc_us(), 100.0)]
+
+    async def expire_twice() -> tuple[keep.Expired | None, bool, keep.Expired | None]:
+        settings = load(None, {}, {"state": state})
+        async with archive_of(settings, StateFolder.open(state)) as archive:
+            watch = ClockWatch(lambda: clocks[-1])
+            clocks.append(Reading(clocks[0].wall_us + 10 * YEAR_US, 200.0))
+            first = await keep.expire_by_clock(archive, watch, {"clinic": 0})
+            is_there = request_id in sealed_payloads(state)
+            watch.trust()
+            return first, is_there, await keep.expire_by_clock(archive, watch, {"clinic": 0})
+
+    first, is_there, second = asyncio.run(expire_twice())
+
+    assert first is None
+    assert is_there
+    assert second is not None
+    assert second.dropped == {"clinic": 1}
+
+
+def test_a_leaf_holds_nothing_by_which_a_body_could_be_guessed(state: Path):
+    body = {"patient": "Ada", "note": MARK, "age": 40}
+    with serving("clinic", state, env=NO_WAIT) as served:
+        request_id = ask(served, "Ada", idempotency_key="k1")
+        assert served.stop() == 0
+    reader = LedgerReader(state / "ledger.db")
+    (entry,) = reader.by_id(request_id)
+    reader.close()
+
+    facts = json.loads(entry.leaf)
+    guesses = [json.dumps(body, separators=form).encode() for form in ((",", ":"), (", ", ": "))]
+    digests = {
+        sha256(prefix + guess).hexdigest() for guess in guesses for prefix in (b"", b"native\0", b"predict\0")
+    }
+    assert "idem" in facts
+    assert (
+        facts["idem"]
+        != hmac.digest(b"nightproof idempotency", f"{facts['key']}\0clinic\0k1".encode(), "sha256").hex()
+    ), "it is keyed"
+    assert not {name for name, value in facts.items() if str(value) in digests or name == "idem_body"}

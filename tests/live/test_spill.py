@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,54 @@ def test_an_answer_that_a_key_must_find_again_is_not_spilled(tmp_path: Path, sta
         )
 
     assert (keyed.status_code, keyed.json()["failure"]) == (503, "audit_unavailable")
+
+
+def test_a_disk_that_is_full_for_every_file_stops_no_spill_also_after_a_rotation_of_keys(
+    tmp_path: Path, state: Path
+):
+    """The side file's own key is there before it is needed: a full disk takes no new one."""
+    with serving("ward", state, env=failing(tmp_path)) as served:
+        assert served.operate("POST", "/admin/audit/rotate", {}).json()["epoch"] == 2
+        served.wait_until(lambda: keys_of_epoch(state, 2) > 0)
+        (tmp_path / "fault").write_text("full for all")
+        answers = [served.predict({"x": 1.0}) for _ in range(5)]
+        (tmp_path / "fault").unlink()
+        served.wait_until(lambda: spilled(state).stat().st_size == 0)
+        assert served.stop() == 0
+
+    assert [one.status_code for one in answers] == [200] * 5
+    assert {one.headers["x-request-id"] for one in answers} <= set(requests_in(state))
+
+
+def keys_of_epoch(state: Path, number: int) -> int:
+    """Count the data keys that are wrapped by a key of keys."""
+    with closing(sqlite3.connect(f"file:{state / 'vault.db'}?mode=ro", uri=True)) as db:
+        return int(db.execute("SELECT count(*) FROM keys WHERE epoch = ?", (number,)).fetchone()[0])
+
+
+def test_a_person_erased_while_their_records_wait_in_the_side_file_does_not_come_back(
+    tmp_path: Path, state: Path
+):
+    with serving("ward", state, env=failing(tmp_path)) as served:
+        (tmp_path / "fault").write_text("full")
+        answer = served.predict({"x": SECRET, "patient": "Ada"})
+        assert answer.status_code == 200
+        served.process.kill()
+        served.process.wait(10)
+        (tmp_path / "fault").unlink()
+    erased = run_nightproof("audit", "erase", "--subject", "Ada", "--yes", "--state", str(state))
+    assert erased.returncode == 0, erased.stderr
+
+    with serving("ward", state) as again:
+        again.wait_until(lambda: spilled(state).stat().st_size == 0)
+        again.wait_until(lambda: "erase.reapplied" in str(entries_of(state)))
+        assert again.stop() == 0
+
+    request_id = answer.headers["x-request-id"]
+    shown = run_nightproof("audit", "show", request_id, "--reveal", "--state", str(state), "--json")
+    assert "271828" not in shown.stdout
+    assert "Ada" not in shown.stdout
+    assert run_nightproof("audit", "verify", "--state", str(state)).returncode == 0
 
 
 # -- the file -----------------------------------------------------------------------------------

@@ -13,14 +13,18 @@ from nightproof.audit.seal import (
     Signer,
     Verifier,
     add_checkpoint_body,
+    check_consistency_file,
     check_proof_file,
     checkpoint_note,
+    consistency_file,
+    is_consistency_file,
     new_private_key,
     open_note,
     parse_checkpoint,
     proof_file,
 )
-from nightproof.audit.tree import leaf_hash, node_hash
+from nightproof.audit.tree import Tree, consistency_proof, leaf_hash, node_hash
+from nightproof.storage.ledger_rows import Tile
 
 ROOT = bytes(range(32))
 SIGNER = Signer("example.com/log", bytes(32))
@@ -327,3 +331,76 @@ def with_one_bit_changed(content: bytes) -> list[bytes]:
         for at in range(len(content))
         for bit in range(8)
     ]
+
+
+def grown(old: int, new: int, *, signer: Signer = SIGNER, forged: bool = False) -> bytes:
+    """Return the file that shows how a log grew; with `forged`, of a log whose first record was exchanged."""
+    leaves = [b"%d" % number for number in range(new)]
+    first = checkpoint_note(signer.name, old, tree_of(leaves[:old]).root(), [signer])
+    if forged:
+        leaves[0] = b"another"
+    second = checkpoint_note(signer.name, new, tree_of(leaves).root(), [signer])
+    return consistency_file(first, second, consistency_proof(FewLeaves(leaves), old, new))
+
+
+def tree_of(leaves: list[bytes]) -> Tree:
+    """Return the tree over some leaves."""
+    tree = Tree()
+    tree.append([leaf_hash(leaf) for leaf in leaves])
+    return tree
+
+
+class FewLeaves:
+    """A log of fewer leaves than a tile has."""
+
+    def __init__(self, leaves: list[bytes]) -> None:
+        self._leaves = leaves
+
+    def size(self) -> int:
+        """Return the number of leaves."""
+        return len(self._leaves)
+
+    def leaves(self, first_seq: int, most: int = 1_000) -> list[bytes]:
+        """Return leaves."""
+        return self._leaves[first_seq : first_seq + most]
+
+    def tiles(self, level: int, first: int = 0, most: int = 100) -> list[Tile]:
+        """There is none."""
+        return []
+
+    def tile_roots(self, level: int, first: int = 0, most: int = 1_000) -> list[bytes]:
+        """There is none."""
+        return []
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 2), (3, 7), (4, 8), (7, 7), (6, 200), (128, 255)])
+def test_a_consistency_file_shows_that_the_log_only_grew(old: int, new: int) -> None:
+    file = grown(old, new)
+
+    first, second = check_consistency_file(file, [VERIFIER])
+
+    assert is_consistency_file(file)
+    assert (first.size, second.size) == (old, new)
+    assert not is_consistency_file(proof_file(LEAF, 0, [], NOTE))
+
+
+def test_a_log_that_was_written_anew_has_no_consistency_file() -> None:
+    with pytest.raises(NoteRefused, match="does not begin with"):
+        check_consistency_file(grown(3, 7, forged=True), [VERIFIER])
+
+
+def test_a_consistency_file_of_another_key_is_refused() -> None:
+    with pytest.raises(NoteRefused):
+        check_consistency_file(grown(3, 7, signer=OTHER), [VERIFIER])
+
+
+def test_a_consistency_file_with_any_bit_changed_is_refused() -> None:
+    for spoilt in with_one_bit_changed(grown(3, 7)):
+        with pytest.raises(NoteRefused):
+            check_consistency_file(spoilt, [VERIFIER])
+
+
+@pytest.mark.parametrize("size", [0, 1, 30, 100, 200, 400])
+def test_a_consistency_file_that_was_cut_off_is_refused(size: int) -> None:
+    with pytest.raises(NoteRefused):
+        check_consistency_file(grown(3, 7)[:size], [VERIFIER])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import apsw
@@ -465,3 +466,42 @@ def test_a_rotation_whose_process_was_killed_half_way_can_be_run_again(
         again = Vault(recovered, MASTER, now_us=NOON_US)
         again.change_master(NEW_MASTER)
         assert opened(Vault(recovered, NEW_MASTER, now_us=NOON_US), sealed).parts == {"content": CONTENT}
+
+
+# -- what other rooms keep ---------------------------------------------------------------------
+
+
+def test_one_key_lasts_for_what_other_rooms_keep_until_the_key_of_keys_changes(
+    tmp_path: Path, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the first record to be spilled on a new day would need a new key from a full disk."""
+
+    def keys() -> int:
+        with closing(apsw.Connection(str(tmp_path / "vault.db"))) as db:
+            return int(db.execute("SELECT count(*) FROM keys").get)
+
+    vault.seal_bytes(b"one", purpose="spill")
+    assert keys() == 1
+    for days in (1, 40, 400):
+        monkeypatch.setattr("nightproof.audit.vault.utc_us", lambda days=days: NOON_US + days * DAY_US)
+        vault.seal_bytes(b"another", purpose="spill")
+    assert keys() == 1
+
+    vault.rotate_epoch(NOON_US)
+    vault.seal_bytes(b"after", purpose="spill")
+
+    assert keys() == 2
+
+
+def test_a_keyed_digest_is_the_same_after_a_restart_and_another_in_another_vault(
+    store: VaultStore, vault: Vault, tmp_path: Path
+) -> None:
+    """So that who has the log, and not the vault, cannot try out what was sent."""
+    again = Vault(store, MASTER, now_us=NOON_US)
+    with closing(VaultStore(tmp_path / "other.db")) as other_store:
+        other = Vault(other_store, MASTER, now_us=NOON_US)
+
+        assert vault.mac(CONTENT) == again.mac(CONTENT)
+        assert (
+            len({vault.mac(CONTENT), other.mac(CONTENT), vault.mac(b"else"), sha256(CONTENT).digest()}) == 4
+        )

@@ -30,3 +30,8 @@ def iso_us(at_us: int) -> str:
         .isoformat(timespec="microseconds")
         .replace("+00:00", "Z")
     )
+
+
+def uptime_s() -> float:
+    """Return seconds since the machine was booted, sleep included: a second opinion on the wall clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -404,6 +404,12 @@ _ALL = (
         drill="older_vault_restored",
     ),
     _condition(
+        "clock_jumped",
+        "The clock jumped ahead",
+        "The wall clock moved an hour or more further than time passed; nothing is destroyed by time until looked at.",
+        drill="clock_jump",
+    ),
+    _condition(
         "certificate_expiring",
         "The TLS certificate ends soon",
         "The certificate that the server presents ends within its warning time.",

@@ -62,6 +62,35 @@ def _masked(value: Any, steps: list[str]) -> Any:
     return value
 
 
+def texts_at(value: Any, pointers: Sequence[str]) -> list[str]:
+    """Return what the pointers name, each value below them as the text that would be quoted; the longest first."""
+    found: set[str] = set()
+
+    def gather(part: Any) -> None:
+        if isinstance(part, dict):
+            for one in part.values():
+                gather(one)
+        elif isinstance(part, list):
+            for one in part:
+                gather(one)
+        elif part is not None and not isinstance(part, bool):
+            found.add(str(part))
+
+    def walk(part: Any, steps: list[str]) -> None:
+        if not steps:
+            gather(part)
+        elif isinstance(part, dict):
+            for one in part.values() if steps[0] == "*" else [part.get(_unescaped(steps[0]))]:
+                walk(one, steps[1:])
+        elif isinstance(part, list) and steps[0] == "*":
+            for one in part:
+                walk(one, steps[1:])
+
+    for pointer in pointers:
+        walk(value, pointer.split("/")[1:])
+    return sorted(found, key=len, reverse=True)
+
+
 def subject_of(value: Any, pointers: Sequence[str]) -> str | None:
     """Return whom a record is about, also where it does not fit its schema; None where it names nobody."""
     for pointer in pointers:

@@ -73,8 +73,7 @@ def _narrowing(verb: Any) -> Any:
 
 
 def _desk(archive: Any) -> Desk:
-    # Without a server no release is loaded, so nobody knows which fields are sensitive: all content is masked.
-    return Desk(archive, lambda service: ["/*", ""])
+    return Desk(archive, archive.sensitive_of)
 
 
 @click.command("search")
@@ -170,7 +169,6 @@ def _tell(entry: dict[str, Any]) -> None:
         "failure",
         "id",
         "idem",
-        "idem_body",
         "items",
     }
     known |= {
@@ -214,8 +212,8 @@ def _tell_content(entry: dict[str, Any]) -> None:
     for item in content.get("items", ()):
         if item.get("erased"):
             out.print(f"  {'input':<9} [bold]erased[/]")
-        for name in ("input", "output", "output_text", "detail"):
-            if name in item:
+        for name in ("input", "output", "output_text", "detail", "errors"):
+            if item.get(name) not in (None, "", []):
                 out.print(f"  {name:<9} {show.plain(_json(item[name]))}")
     for name, word in (("body_b64", "body"), ("detail", "told"), ("errors", "errors")):
         if content.get(name):

@@ -102,9 +102,11 @@ def holds_command(state: Path, url: str | None, as_json: bool) -> None:
 @reach_options
 def expire_command(state: Path, url: str | None, as_json: bool) -> None:
     """Destroy content past its time now; a running server does so every hour."""
-    from nightproof.cli.client import from_options
 
-    told = from_options(state, url).post("/admin/audit/expire", {})
+    async def offline(archive: Any) -> keep.Expired:
+        return await keep.expire(archive, LOCAL, archive.state.declared().keep_days)
+
+    told = ask(state, url, "expire", {}, offline)
     if as_json:
         show.as_json(told)
         return

@@ -58,7 +58,7 @@ class _Book:
             from nightproof.storage.ledger_postgres import PostgresReader
 
             return PostgresReader(self._ledger)
-        return LedgerReader(Path(self._ledger))
+        return LedgerReader(Path(self._ledger), is_copy=True)
 
     def anchors(self, files: tuple[Path, ...]) -> list[Anchor]:
         found = [Anchor(str(file), file.read_bytes()) for file in files]

@@ -122,7 +122,7 @@ class Admin:
 
     async def _show(self, who: str, entry_id: str) -> Any:
         await self._runtime.act(who, "quarantine.show", entry=entry_id)
-        return quarantine.show(self._runtime.quarantine, entry_id, self._runtime.sensitive_of)
+        return quarantine.show(self._runtime.quarantine, entry_id, self._runtime.archive.sensitive_of)
 
     async def _release(self, who: str, entry_id: str) -> Any:
         await self._runtime.act(who, "quarantine.release", entry=entry_id)

@@ -127,6 +127,7 @@ class AuditRoutes:
         return {"service": asked.service, "held": False}
 
     async def _expire(self, who: str, _: bytes) -> Any:
+        self._runtime.upkeep.clock.trust()  # asked by somebody: the runbook clock_jumped has him look at it first
         return await keep.expire(self._runtime.archive, who, self._runtime.keep_days())
 
     async def _rotate(self, who: str, body: bytes) -> Any:

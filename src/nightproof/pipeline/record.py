@@ -194,8 +194,6 @@ def entry_of(story: Story, house: House) -> Entry:
         facts["items"] = (
             [_item_facts(item) for item in story.items] if len(story.items) <= 16 else len(story.items)
         )
-    if reply is not None:
-        facts["idem_body"] = story.idem_body.hex()
     subjects = tuple(dict.fromkeys(item.subject for item in story.items if item.subject))
     sealed = house.vault.seal(
         _parts(story, reply, subjects),
@@ -256,6 +254,9 @@ def _parts(story: Story, reply: Reply | None, subjects: tuple[bytes, ...]) -> li
         content["errors"] = [[error.pointer, error.detail] for error in story.fault.errors]
     if reply is not None:
         content["reply"] = orjson.Fragment(_reply_encoder.encode(reply))
+        content["idem_body"] = (
+            story.idem_body.hex()
+        )  # sealed: who can guess a body must not find it in the leaf
     if len(subjects) <= 1:
         return [Part(WHOLE, orjson.dumps(content), subjects)]
     parts = [
@@ -275,6 +276,7 @@ def _item_content(item: Item) -> dict[str, Any]:
         content["output"] = orjson.Fragment(item.output)
     if item.failure:
         content["detail"] = item.detail
+        content["errors"] = [[error.pointer, error.detail] for error in item.errors]
     return content
 
 

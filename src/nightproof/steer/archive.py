@@ -29,6 +29,9 @@ from nightproof.storage.master_key import VaultLocked, read_master_key
 from nightproof.storage.statefolder import StateFolder, replace_file, write_durably
 from nightproof.storage.vault_store import VaultStore, VaultStoring
 
+WHOLE_RECORD = ""
+"""The pointer to a whole record."""
+
 
 class Archive:
     """The writer, the vault and the names of one log. `start` before use, `stop` in the end."""
@@ -93,6 +96,17 @@ class Archive:
     def reader(self) -> LedgerReading:
         """Open a reader of the log, for one thread; the caller closes it."""
         return open_reader(self.settings, self.state)
+
+    def sensitive_of(self, service: str, release: str) -> list[str]:
+        """Return pointers to the fields of a release that are shown masked: to everything where nobody knows them.
+
+        Of a request that no release was chosen for, the fields of all its service's releases.
+        """
+        known = self.state.declared().sensitive
+        if release:
+            return known.get(f"{service} {release}", [WHOLE_RECORD])
+        every = [pointers for named, pointers in known.items() if named.partition(" ")[0] == service]
+        return sorted({pointer for pointers in every for pointer in pointers}) if every else [WHOLE_RECORD]
 
     async def note(self, kind: str, **facts: Any) -> None:
         """Record something about the server, or an operator's act; return when it is durable.

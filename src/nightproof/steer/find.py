@@ -24,7 +24,7 @@ from nightproof.audit.tree import inclusion_proof
 from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.base.errors import Refusal
 from nightproof.base.failures import CATALOGUE
-from nightproof.base.masking import mask
+from nightproof.base.masking import MASK, mask, texts_at
 from nightproof.steer.archive import Archive
 from nightproof.storage.ledger_protocol import LedgerReading
 from nightproof.storage.ledger_rows import Query, StoredEntry
@@ -34,9 +34,12 @@ T = TypeVar("T")
 MOST_RECORDS = 1_000
 _AT_ONCE = 2
 _SEALED_WITHIN_S = 10.0
+_LEFT_OUT = frozenset({"body_b64", "reply", "output_text"})
+_SHORTEST_QUOTED = 2
+"""Shorter values are found in any text by chance, and masking them would only garble it."""
 
-SensitiveOf = Callable[[str], Sequence[str]]
-"""Pointers to the fields of a service that are shown masked."""
+SensitiveOf = Callable[[str, str], Sequence[str]]
+"""Pointers to the fields of a service's release that are shown masked."""
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -126,24 +129,24 @@ class Desk:
 
     async def show(self, who: str, entry_id: str, *, reveal: bool = False) -> list[Shown]:
         """Return the entries under an id with their content, sensitive fields masked unless `reveal`."""
-        found = await self._read(lambda reader: self._entries(reader, entry_id))
+        # First: that somebody looked is known also where there was nothing to be seen.
         await self._archive.note(
-            "access", who=who, act="audit.show", asked={"id": entry_id, "reveal": reveal}
+            "access", who=who, act="audit.show", asked=_plain({"id": entry_id, "reveal": reveal})
         )
+        found = await self._read(lambda reader: self._entries(reader, entry_id))
         return [
             await asyncio.to_thread(self._shown, one, covered, gone, reveal) for one, covered, gone in found
         ]
 
     async def export_page(self, who: str, asked: Asked, *, content: bool) -> tuple[list[Exported], str]:
-        """Return a page of an export and the cursor of the next; the first page records the access."""
+        """Return a page of an export and the cursor of the next. Each page is recorded: any may be the first."""
         query = self._query(asked)
-        if not asked.after:
-            told = msgspec.to_builtins(asked)
-            if asked.subject:
-                told["subject"] = query.subject.hex()
-            await self._archive.note(
-                "access", who=who, act="audit.export", asked=_plain({**told, "content": content})
-            )
+        told = msgspec.to_builtins(asked)
+        if asked.subject:
+            told["subject"] = query.subject.hex()
+        await self._archive.note(
+            "access", who=who, act="audit.export", asked=_plain({**told, "content": content})
+        )
         found = await self._read(lambda reader: reader.search(query))
         page = await asyncio.to_thread(lambda: [self._exported(one, content=content) for one in found])
         return page, _cursor(found[-1]) if len(found) == asked.most else ""
@@ -221,6 +224,7 @@ class Desk:
         whole = opened.parts.get("content")
         rest = opened.parts.get("rest")
         content: dict[str, Any] = orjson.loads(whole or rest or b"{}")
+        content.pop("idem_body", None)  # a keyed digest, which tells nobody anything
         places = {
             int(name.partition("/")[2]): part
             for name, part in opened.parts.items()
@@ -233,7 +237,7 @@ class Desk:
         is_some = any(part is not None for part in opened.parts.values())
         if not is_some:
             return None, "unreadable" if opened.unreadable else "erased"
-        pointers = self._sensitive_of(entry.service)
+        pointers = self._sensitive_of(entry.service, entry.release)
         if pointers and not reveal:
             content = _masked(content, pointers)
             return content, "partly_erased" if opened.erased else "masked"
@@ -304,16 +308,37 @@ def _gone_by(reader: LedgerReading, entry: StoredEntry) -> str:
 
 
 def _masked(content: dict[str, Any], pointers: Sequence[str]) -> dict[str, Any]:
-    """Mask inputs and outputs; bodies that could not be read as records, and replies, are left out whole."""
-    shown = {name: value for name, value in content.items() if name not in ("body_b64", "reply")}
-    if "items" in shown:
+    """Mask inputs, outputs, and what was told about them where it quotes what is masked.
+
+    Bodies that could not be read as records, replies and broken outputs are left out whole.
+    """
+    items = content.get("items", [])
+    hidden = [
+        text
+        for item in items
+        for name in ("input", "output")
+        for text in texts_at(item.get(name), pointers)
+        if len(text) > _SHORTEST_QUOTED
+    ]
+
+    def told(value: Any) -> Any:
+        if isinstance(value, list):
+            return [told(one) for one in value]
+        for text in hidden if isinstance(value, str) else ():
+            value = value.replace(text, MASK)
+        return value
+
+    shown = {
+        name: told(value) for name, value in content.items() if name not in _LEFT_OUT and name != "items"
+    }
+    if "items" in content:
         shown["items"] = [
             {
-                name: mask(value, pointers) if name in ("input", "output") else value
+                name: mask(value, pointers) if name in ("input", "output") else told(value)
                 for name, value in item.items()
-                if name != "output_text"
+                if name not in _LEFT_OUT
             }
-            for item in shown["items"]
+            for item in items
         ]
     return shown
 

@@ -17,6 +17,7 @@ from nightproof.audit.record import make_entry
 from nightproof.base.clock import iso_us, utc_us
 from nightproof.base.errors import Refusal
 from nightproof.steer.archive import Archive
+from nightproof.steer.clockwatch import ClockWatch
 from nightproof.storage.ledger_protocol import LedgerReading, LedgerWriting
 
 _DAY_US = 86_400_000_000
@@ -130,6 +131,15 @@ async def expire(
         )
         dropped[service] = await _drop(archive, service, before_us, below, after=first - 1)
     return Expired(dropped=dropped, held=kept)
+
+
+async def expire_by_clock(
+    archive: Archive, clock: ClockWatch, keep_days: Mapping[str, float]
+) -> Expired | None:
+    """Expire as the server does by itself; None, and nothing destroyed, while its clock is not to be trusted."""
+    if not clock.has_jumped:
+        return await expire(archive, "server", keep_days)
+    return None
 
 
 async def _drop(archive: Archive, service: str, before_us: int, below: int, *, after: int) -> int:

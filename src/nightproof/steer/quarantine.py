@@ -50,11 +50,11 @@ def list_all(store: QuarantineStore, service: str | None = None) -> list[Held]:
 
 
 def show(
-    store: QuarantineStore, entry_id: str, sensitive_of: Callable[[str], Sequence[str]]
+    store: QuarantineStore, entry_id: str, sensitive_of: Callable[[str, str], Sequence[str]]
 ) -> dict[str, Any]:
     """Show one entry with its input, sensitive fields masked. The caller records that it was read. Raises NotFound."""
     entry, content = store.show(entry_id)
-    shown = mask(orjson.loads(content), sensitive_of(entry.service))
+    shown = mask(orjson.loads(content), sensitive_of(entry.service, entry.release))
     return {**msgspec.to_builtins(held(entry)), "input": shown}
 
 

@@ -22,6 +22,7 @@ from nightproof.base.ids import RequestIds
 from nightproof.settings.settings import Settings
 from nightproof.steer import keep
 from nightproof.steer.archive import Archive
+from nightproof.steer.clockwatch import ClockWatch
 from nightproof.storage.reserve import Reserve, choose
 from nightproof.storage.spill_file import SpillFile
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
@@ -62,6 +63,8 @@ class Upkeep:
         self._merging: asyncio.Task[None] | None = None
         self._is_low = False
         self._spill_said = ""
+        self._is_jump_said = False
+        self.clock = ClockWatch()
         self.disk_free_bytes = state.disk_free_bytes()
         self.witness = Witness(
             settings.witness,
@@ -141,6 +144,9 @@ class Upkeep:
         if self._is_low:
             why += f", {2 * self._settings.ledger.reserve_bytes} are wanted before requests are served again"
         parts = [see("disk", ok=not low, why=why if low else "", needed=False)]
+        if self.clock.has_jumped:
+            why = f"the clock jumped {self.clock.ahead_s / 3_600:.1f} h ahead; nothing is destroyed by time"
+            parts.append(see("clock", ok=False, why=why, needed=False))
         if self.witness.is_set:
             witness = self.witness.snapshot()
             late = self.witness.is_late or witness.is_refused
@@ -234,7 +240,11 @@ class Upkeep:
         while True:
             await asyncio.sleep(self._settings.retention.every_s)
             try:
-                done = await keep.expire(self._archive, "server", self._keep_days())
+                done = await keep.expire_by_clock(self._archive, self.clock, self._keep_days())
+                if done is None:
+                    await self._say_clock_jumped()
+                    continue
+                self._is_jump_said = False
                 if done.dropped:
                     log("expired", services=done.dropped)
                 days = self._settings.vault.rotate_days
@@ -252,6 +262,15 @@ class Upkeep:
                 await asyncio.to_thread(self._archive.vault.refresh)
             except NightproofError as error:
                 log("vault", level="warning", why=error.text)
+
+    async def _say_clock_jumped(self) -> None:
+        """Record and log once that nothing is destroyed by time until an operator has looked at the clock."""
+        if not self._is_jump_said:
+            self._is_jump_said = True
+            ahead_s = int(self.clock.ahead_s)
+            log("clock_jumped", level="error", ahead_s=ahead_s)
+            self._meters.count_event("clock_jumped")
+            await self._archive.note("server", event="clock_jumped", ahead_s=ahead_s)
 
     def _witness_refused(self, why: str) -> None:
         log("witness_refused", level="error", why=why)

@@ -25,6 +25,7 @@ from nightproof.base.errors import StateError
 from nightproof.storage import migrations
 from nightproof.storage.ledger_rows import Checkpoint, Head, Query, Row, StoredEntry, Tile
 from nightproof.storage.sqlite import (
+    BUSY_WAIT_MS,
     StorageOutcomeUnknown,
     StorageUnavailable,
     fault_of,
@@ -42,6 +43,7 @@ WINDOW_ROWS = 20_000
 
 _STORE = "ledger"
 _COLUMNS = "seq, id, at_us, kind, service, release, caller, ending, failure, idem, leaf, payload"
+_NAMES = _COLUMNS.split(", ")
 _TEXTS = ("id", "kind", "service", "release", "caller", "ending", "failure")
 _WIDTH = 12
 # One step of SQLite gives up the interpreter lock and has to win it back, so a batch is one statement that
@@ -50,12 +52,10 @@ _INSERT = [
     f"INSERT INTO entries VALUES {', '.join(['(' + ', '.join('?' * _WIDTH) + ')'] * n)}"
     for n in range(MOST_ROWS + 1)
 ]
-_RAW_COLUMNS = ", ".join(
-    f"CAST({name} AS BLOB)" if name in _TEXTS else name for name in _COLUMNS.split(", ")
-)
+_RAW_COLUMNS = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXTS else name for name in _COLUMNS.split(", "))
 _TABLES = {
     "schema": ("store", "version"),
-    "entries": tuple(_COLUMNS.split(", ")),
+    "entries": tuple(_NAMES),
     "subjects": ("subject", "seq"),
     "tiles": ("level", "place", "root", "hashes"),
     "checkpoints": ("size", "at_us", "root", "note"),
@@ -289,8 +289,7 @@ class _Ledger:
         except UnicodeDecodeError:
             # Somebody wrote into the file: the row is given as far as it can be, so that it can be named.
             raw = source.replace(_COLUMNS, _RAW_COLUMNS)
-            found = [StoredEntry(*row) for row in self._all(f"{raw} {rest}", *values)]
-            return [one._replace(**{name: _told(getattr(one, name)) for name in _TEXTS}) for one in found]
+            return [_entry_of_raw(row) for row in self._all(f"{raw} {rest}", *values)]
 
     def _all(self, statement: str, *values: int | str | bytes | None) -> list[tuple[Any, ...]]:
         with faults_named(self._connection, self.path):
@@ -299,6 +298,13 @@ class _Ledger:
     def _one(self, statement: str, *values: int | str | bytes | None) -> Any:
         with faults_named(self._connection, self.path):
             return self._connection.execute(statement, values).get
+
+
+def _entry_of_raw(row: tuple[Any, ...]) -> StoredEntry:
+    values: list[Any] = [
+        _told(value) if name in _TEXTS else value for name, value in zip(_NAMES, row, strict=True)
+    ]
+    return StoredEntry(*values)
 
 
 def _told(text: bytes) -> str:
@@ -337,8 +343,8 @@ def conditions(query: Query, *, placeholder: str) -> tuple[list[str], list[Any]]
 class LedgerReader(_Ledger):
     """Read a ledger that another thread or process writes, or a copy of one. Not to be shared between threads."""
 
-    def __init__(self, path: Path) -> None:
-        connection = open_database(path, read_only=True)
+    def __init__(self, path: Path, *, is_copy: bool = False) -> None:
+        connection = open_database(path, read_only=True, is_copy=is_copy)
         try:
             require_schema(connection, path, store=_STORE, version=VERSION)
         except BaseException:
@@ -461,11 +467,15 @@ class LedgerStore(_Ledger):
             raise moved_away
         chosen = apsw.SQLITE_CHECKPOINT_PASSIVE if mode == "passive" else apsw.SQLITE_CHECKPOINT_TRUNCATE
         try:
+            # Somebody who reads for minutes must not hold up commits: it is asked for again later instead.
+            self._connection.set_busy_timeout(0)
             pages, moved = self._connection.wal_checkpoint(mode=chosen)
         except apsw.BusyError:
             return 0, 0
         except apsw.Error as error:
             raise self._fault(error) from error
+        finally:
+            self._connection.set_busy_timeout(BUSY_WAIT_MS)
         return pages, moved
 
     def wal_bytes(self) -> int:

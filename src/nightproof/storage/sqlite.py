@@ -119,10 +119,16 @@ def refuse_old_sqlite(version: str) -> None:
 
 
 def open_database(
-    path: Path, *, read_only: bool = False, secure_delete: bool = False, statements: int = 64
+    path: Path,
+    *,
+    read_only: bool = False,
+    is_copy: bool = False,
+    secure_delete: bool = False,
+    statements: int = 64,
 ) -> apsw.Connection:
     """Open the database with our pragmas, each read back; create it (mode 0600) unless `read_only`.
 
+    `is_copy` says that nobody writes to the file while it is read, so that nothing need be made beside it.
     `secure_delete` overwrites what is deleted, for files that hold keys. `statements` is how many prepared
     statements are kept. Raises StateError where the file is not ours, damaged, or cannot be opened.
     """
@@ -133,13 +139,14 @@ def open_database(
     try:
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
         name = str(path)
-        if read_only and _is_whole_copy(path):
+        is_fixed = read_only and _is_whole_copy(path, is_copy=is_copy)
+        if is_fixed:
             flags |= apsw.SQLITE_OPEN_URI
             name = f"{path.absolute().as_uri()}?immutable=1"
         connection = apsw.Connection(name, flags=flags, statementcachesize=statements)
         connection.set_busy_timeout(BUSY_WAIT_MS)
         _refuse_foreign(connection, path)
-        _apply_pragmas(connection, path, read_only=read_only, secure_delete=secure_delete)
+        _apply_pragmas(connection, path, read_only=read_only, is_fixed=is_fixed, secure_delete=secure_delete)
     except apsw.Error as error:
         if connection is not None:
             connection.close(True)
@@ -154,9 +161,16 @@ def open_database(
     return connection
 
 
-def _is_whole_copy(path: Path) -> bool:
-    """Say whether the file is a copy in a place where nothing can be written, with nothing beside it to read."""
-    if os.access(path.parent, os.W_OK) or not path.exists():
+def _is_whole_copy(path: Path, *, is_copy: bool) -> bool:
+    """Say whether the file is a copy, or where nothing can be written, with nothing beside it to read.
+
+    Whoever has the database open, has both files beside it.
+    """
+    if not path.exists():
+        return False
+    if is_copy and not os.path.exists(f"{path}-wal") and not os.path.exists(f"{path}-shm"):
+        return True
+    if os.access(path.parent, os.W_OK):
         return False
     try:
         return os.stat(f"{path}-wal").st_size == 0
@@ -184,7 +198,9 @@ def _refuse_foreign(connection: apsw.Connection, path: Path) -> None:
         )
 
 
-def _apply_pragmas(connection: apsw.Connection, path: Path, *, read_only: bool, secure_delete: bool) -> None:
+def _apply_pragmas(
+    connection: apsw.Connection, path: Path, *, read_only: bool, is_fixed: bool, secure_delete: bool
+) -> None:
     wanted: dict[str, Any] = {
         "synchronous": 2,  # FULL: one sync of the log per commit
         "wal_autocheckpoint": 0,  # a checkpoint inside a commit is a pause inside a request
@@ -200,7 +216,9 @@ def _apply_pragmas(connection: apsw.Connection, path: Path, *, read_only: bool, 
             connection.pragma("application_id", APPLICATION_ID)
     for name, value in wanted.items():
         connection.pragma(name, value)
-    wanted |= {"journal_mode": "wal", "busy_timeout": BUSY_WAIT_MS, "application_id": APPLICATION_ID}
+    wanted |= {"busy_timeout": BUSY_WAIT_MS, "application_id": APPLICATION_ID}
+    if not is_fixed:  # of a file that is said not to change SQLite keeps no journal
+        wanted["journal_mode"] = "wal"
     for name, value in wanted.items():
         found = connection.pragma(name)
         if found != value:

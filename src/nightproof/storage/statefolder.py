@@ -26,6 +26,7 @@ LONGEST_SOCKET_BYTES = 107
 """What fits into a Unix socket's address, without its closing zero byte."""
 
 _MARK = "nightproof-state"
+_MOST_RELEASES = 10_000
 _HARMLESS = frozenset({"lost+found", ".gitignore"})
 _NETWORK = frozenset(
     {
@@ -60,6 +61,15 @@ class Owner(msgspec.Struct, frozen=True):
     pid: int
     boot_id: str
     started_us: int
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """What services declared about their content."""
+
+    keep_days: dict[str, float] = {}
+    """By service, for how many days it is kept."""
+    sensitive: dict[str, list[str]] = {}
+    """By service and release, as `service release`: pointers to the fields that are shown masked."""
 
 
 class StateFolder:
@@ -236,16 +246,27 @@ class StateFolder:
                 hint="The next start will look for damage.",
             ) from error
 
-    def keep_days(self, declared: Mapping[str, float]) -> dict[str, float]:
-        """Return each service's days of keeping content: those declared now, and of others what they said last."""
-        file = self.path / "retention.json"
+    def declared(self) -> Declared:
+        """Return what services declared about their content when they were served last."""
         try:
-            known = msgspec.json.decode(file.read_bytes(), type=dict[str, float])
-        except (FileNotFoundError, msgspec.DecodeError):
-            known = {}  # written anew from what is served
-        merged = {**known, **declared}
+            return msgspec.json.decode((self.path / "declared.json").read_bytes(), type=Declared)
+        except (OSError, msgspec.DecodeError):
+            return Declared()  # nothing is known: nothing goes by time, and all is shown masked
+
+    def remember(
+        self,
+        *,
+        keep_days: Mapping[str, float] | None = None,
+        sensitive: Mapping[str, list[str]] | None = None,
+    ) -> Declared:
+        """Add what is declared now, for the time when it is served no longer; return all that is known."""
+        known = self.declared()
+        merged = Declared(
+            {**known.keep_days, **(keep_days or {})},
+            dict([*{**known.sensitive, **(sensitive or {})}.items()][-_MOST_RELEASES:]),
+        )
         if merged != known:
-            write_durably(file, msgspec.json.encode(merged))
+            write_durably(self.path / "declared.json", msgspec.json.encode(merged))
         return merged
 
     def disk_free_bytes(self) -> int:

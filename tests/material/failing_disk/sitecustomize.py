@@ -1,7 +1,7 @@
 """Put a disk under SQLite that fails on cue, in the server's process only. For tests; found by PYTHONPATH.
 
 The file `fault` in the folder FAILING_DISK says how: `sync` (an fsync that fails), `stall` (one that does
-not return while the file is there), `full` (no room for what is written).
+not return while the file is there), `full` (no room for what is written), `full for all` (no room in any database).
 """
 
 import os
@@ -42,7 +42,9 @@ if "serve" in sys.orig_argv and "FAILING_DISK" in os.environ:
 
         def xWrite(self, data: bytes, offset: int) -> None:
             """Write, or have no room (SQLite's callback)."""
-            if self._is_ours and fault() == "full":
+            if fault() == ("full" if self._is_ours else "full for all") or (
+                self._is_ours and fault() == "full for all"
+            ):
                 error = apsw.FullError("the disk is full")
                 error.result = error.extendedresult = apsw.SQLITE_FULL
                 raise error

@@ -36,3 +36,9 @@ service = Service(
     spares=0,
     memory_mb=1_024,
 )
+
+
+@service.input_check
+def says_what_it_refuses(given: Patient) -> str | None:
+    """Quote what may not be seen, as the author of a check may well do."""
+    return f"the note {given.note!r} is not taken" if given.note.startswith("refuse") else None

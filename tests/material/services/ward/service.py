@@ -1,14 +1,16 @@
 """A service that must answer also while its audit log cannot be written. For tests only."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from nightproof import Confidence, Model, Service
+from nightproof import Confidence, Model, Service, Subject
 
 
 class Asked(BaseModel):
     x: float = Field(ge=0, le=1_000_000)
+    patient: Annotated[str, Subject()] = ""
 
 
 class Said(BaseModel):
