@@ -226,6 +226,7 @@ def test_nothing_in_the_clear_is_left_in_any_file(place: Place) -> None:
 def test_a_log_that_was_taken_over_verifies_and_goes_on(place: Place) -> None:
     with closing(LedgerStore(place.ledger, adopt=place.adopt)) as store:
         store.write_meta("origin", SIGNER.name)
+        store.write_meta("vkey", SIGNER.vkey)
         log = LogWriter(store, keep_keys=place.vault.keep, signer=SIGNER, seal_every_s=3_600.0)
         first = log.write([make_entry("start", "next", NOON_US, {})])
         log.seal()

@@ -267,6 +267,7 @@ class Life:
         store = LedgerStore(self._folder / "ledger.db")
         self.open.append(store)
         store.write_meta("origin", SIGNER.name)
+        store.write_meta("vkey", SIGNER.vkey)
         log = LogWriter(
             store,
             keep_keys=vault.keep,
@@ -428,6 +429,7 @@ def judge(left: Path) -> int:
         _verifies(left, anchors, len(found))
 
         store.write_meta("origin", SIGNER.name)
+        store.write_meta("vkey", SIGNER.vkey)
         log = LogWriter(store, keep_keys=vault.keep, signer=SIGNER, seal_every_s=3_600.0)
         next_ones = [make_entry("operator", f"next-{n}", NOON_US, {"who": "op"}) for n in range(300)]
         assert log.write(next_ones) == len(found)

@@ -69,10 +69,11 @@ def reconcile(
     asked = len(wanted)
     runs: dict[str, Run] = {}
     endings: dict[str, Counter[str]] = {}
+    old_runs = _OldRuns()
     with reader.snapshot():
         for entry in reader.all_entries():
             facts = orjson.loads(entry.leaf)
-            boot = str(facts.get("boot", ""))
+            boot = old_runs.name(entry.kind) if facts.get("adopted") else str(facts.get("boot", ""))
             run = runs.get(boot)
             if run is None:
                 if entry.kind not in ("start", "recovery", "request", "summary", "stop"):
@@ -108,6 +109,23 @@ def reconcile(
         missing_ids=sorted(wanted)[:_MOST_NAMED],
         why=why,
     )
+
+
+class _OldRuns:
+    """Tells the runs of a log's first form apart: its entries named none, so they go by their starts."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._has_begun = True
+
+    def name(self, kind: str) -> str:
+        """Name the run of the next entry; a start and the recovery beside it are of one run."""
+        if kind not in ("start", "recovery"):
+            self._has_begun = True
+        elif self._has_begun:
+            self._has_begun = False
+            self._number += 1
+        return f"before {self._number}"
 
 
 def _judge(run: Run, *, is_last: bool, live: Mapping[str, int]) -> None:
