@@ -98,6 +98,8 @@ class Runtime:
             on_state=lambda now, why: log(
                 "ledger", level="info" if now in ("open", "closed") else "error", state=now, why=why
             ),
+            on_writer_lost=self._writer_lost,
+            is_apart=True,
         )
         self.desk = Desk(self.archive, self.archive.sensitive_of)
         vault = self.archive.vault
@@ -350,6 +352,10 @@ class Runtime:
             for name, served in self.house.services.items()
         }
         return self.state.remember(keep_days=days).keep_days
+
+    def _writer_lost(self, why: str) -> None:
+        self.house.meters.count_event("audit_writer_lost", reason=why)
+        log("audit_writer_lost", level="error", why=why)
 
     def _storage_low(self, is_low: bool) -> None:
         self.house.storage_low = is_low

@@ -25,8 +25,10 @@ import msgspec
 import orjson
 
 from nightproof.audit.ledger import Ledger
+from nightproof.audit.links import ThreadLink
 from nightproof.audit.vault import Vault
 from nightproof.audit.writer import LogWriter
+from nightproof.audit.writing import OpenLog
 from nightproof.base.clock import monotonic_s, utc_us
 from nightproof.base.errors import FieldError
 from nightproof.base.ids import RequestIds
@@ -270,12 +272,7 @@ def house_of(engine: ScriptedEngine, store: MemoryLedgerStore, *, settings: Sett
     summaries: Counter[tuple[str, str, str]] = Counter()
     vault = Vault(MemoryVaultStore(), bytes(32), now_us=utc_us())
     ledger = Ledger(
-        lambda: LogWriter(
-            store,  # type: ignore[arg-type]
-            keep_keys=vault.keep,
-            signer=None,
-            seal_every_s=settings.ledger.seal_every_s,
-        ),
+        lambda: ThreadLink(lambda tell: OpenLog(_writer_of(store, vault, settings)), settings.ledger),
         settings.ledger,
         on_fence=lambda why: None,
         on_lost=lambda entries: summaries.update({("audit_unavailable", "", ""): entries}),
@@ -304,6 +301,15 @@ def house_of(engine: ScriptedEngine, store: MemoryLedgerStore, *, settings: Sett
         summaries=summaries,
         ids=RequestIds(),
         starting=False,
+    )
+
+
+def _writer_of(store: MemoryLedgerStore, vault: Vault, settings: Settings) -> LogWriter:
+    return LogWriter(
+        store,  # type: ignore[arg-type]
+        keep_keys=vault.keep,
+        signer=None,
+        seal_every_s=settings.ledger.seal_every_s,
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightproof.base.errors import FieldError
+from nightproof.base.frames import FRAME_MOST_BYTES, FrameReader
 from nightproof.workers import wire
 from nightproof.workers.decide import (
     BatchCost,
@@ -52,7 +53,7 @@ messages = st.one_of(
 def test_however_the_stream_is_cut_the_same_messages_come_out(sent: list[wire.FromWorker], cuts: list[int]):
     stream = b"".join(map(wire.frame, sent))
     places = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
-    reader = wire.FrameReader()
+    reader = FrameReader()
 
     heard = [
         wire.from_worker.decode(body)
@@ -66,8 +67,8 @@ def test_however_the_stream_is_cut_the_same_messages_come_out(sent: list[wire.Fr
 @LAW
 @given(before=st.binary(max_size=40), more=st.integers(1, 2**31))
 def test_a_frame_beyond_the_limit_ends_the_stream_before_it_is_read(before: bytes, more: int):
-    length = min(wire.FRAME_MOST_BYTES + more, 2**32 - 1).to_bytes(4, "big")
-    reader = wire.FrameReader()
+    length = min(FRAME_MOST_BYTES + more, 2**32 - 1).to_bytes(4, "big")
+    reader = FrameReader()
     reader.feed(len(before).to_bytes(4, "big") + before)
 
     with pytest.raises(ValueError, match="beyond"):
@@ -78,7 +79,7 @@ def test_a_frame_beyond_the_limit_ends_the_stream_before_it_is_read(before: byte
 @given(noise=st.binary(max_size=300))
 def test_what_a_worker_makes_up_is_a_message_or_an_error_that_is_expected(noise: bytes):
     try:
-        for body in wire.FrameReader().feed(noise):
+        for body in FrameReader().feed(noise):
             wire.from_worker.decode(body)
     except (ValueError, msgspec.DecodeError):
         pass  # the two that end a worker

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable, Ledger, State
+from nightproof.audit.links import ThreadLink
 from nightproof.audit.record import make_entry
 from nightproof.audit.writer import LogWriter
+from nightproof.audit.writing import OpenLog
 from nightproof.settings.settings import LedgerSettings
 from nightproof.storage.ledger_rows import Row
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
@@ -43,12 +45,15 @@ class Room:
         self.lost = 0
         self.states: list[State] = []
         self.ledger = Ledger(
-            lambda: LogWriter(self.store, keep_keys=len, signer=None, seal_every_s=1.0),  # type: ignore[arg-type]
+            lambda: ThreadLink(lambda tell: OpenLog(self._writer()), LedgerSettings(**knobs)),
             LedgerSettings(**knobs),
             on_fence=self.fences.append,
             on_lost=self._lose,
             on_state=lambda state, why: self.states.append(state),
         )
+
+    def _writer(self) -> LogWriter:
+        return LogWriter(self.store, keep_keys=len, signer=None, seal_every_s=1.0)  # type: ignore[arg-type]
 
     def _lose(self, entries: int) -> None:
         self.lost += entries

@@ -26,7 +26,7 @@ _KEPT_WHEN_CUT = frozenset(
 )
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True):
     """One entry on its way to the ledger; its place in the log is given at the commit."""
 
     row: Row

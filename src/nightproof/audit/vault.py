@@ -149,6 +149,9 @@ class _Sealer:
 
     def keep(self, keys: Sequence[WrappedKey]) -> None:
         self._store.add(keys)
+        self.kept(keys)
+
+    def kept(self, keys: Sequence[WrappedKey]) -> None:
         for wrapped in keys:
             key = self.unkept.pop(wrapped.kid, None)
             if key is not None:
@@ -221,6 +224,10 @@ class Vault:
         return hmac.digest(self._mac_key, content, "sha256")
 
     # -- keys ---------------------------------------------------------------------------------
+
+    def kept(self, keys: Sequence[WrappedKey]) -> None:
+        """Take note that these keys are durable: `seal` returns them no more."""
+        self._requests.kept(keys)
 
     def keep(self, keys: Sequence[WrappedKey]) -> None:
         """Make new keys durable; until this has succeeded, `seal` goes on returning them.

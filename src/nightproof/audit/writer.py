@@ -1,6 +1,6 @@
 """Write batches of entries to the log: their keys first, then rows, tree and checkpoint in one commit.
 
-Owned by the ledger's writer thread, and by nobody else; it blocks. Promises: when `write` returns, every entry
+Owned by the writer's program (`writing.py`), and by nobody else; it blocks. Promises: when `write` returns, every entry
 is durable, in the tree, and its content can be opened again; after StorageUnavailable none of them is there.
 The tree in memory is replaced only after the commit. Several gateways may write to one PostgreSQL log: what the
 others wrote is taken into the tree under the lock of the log's head.
@@ -57,6 +57,10 @@ class LogWriter:
         if keys:
             self._keep_keys(list(keys.values()))
         return self._commit([entry.row for entry in entries], must_seal=False)
+
+    def place_of(self, row: Row) -> int | None:
+        """Return the place of a row that a writer before this one may have written; None where it has not."""
+        return next((one.seq for one in self.store.by_id(row.id) if one.leaf == row.leaf), None)
 
     def seal(self) -> None:
         """Sign a checkpoint over all there is, unless the last one covers it."""

@@ -78,3 +78,14 @@ class StateError(NightproofError):
 
     exit_code: ClassVar[int] = 1
     """What the program that meets it ends with; after sysexits where a supervisor should know the kind."""
+
+
+def error_named(kind: str, text: str, hint: str) -> NightproofError:
+    """Return an error of ours by the name of its class, as another of our processes told it."""
+    kinds: list[type[NightproofError]] = [NightproofError]
+    while kinds:
+        one = kinds.pop()
+        if one.__name__ == kind:
+            return one(text, hint=hint)
+        kinds += one.__subclasses__()
+    return NightproofError(text, hint=hint)

@@ -174,8 +174,14 @@ class Gateway:
         if reply is None:
             return
         served_s = monotonic_s()
-        status, body, headers = native.encode(reply, public_url=self._public_url)
-        await _send(send, status, body, headers + self._reply_headers(reply, arrival) + _allow(arrival.fault))
+        respond = scope["extensions"].get("nightproof.respond") if "extensions" in scope else None
+        if respond is not None and native.is_plain(reply):
+            await respond(200, native.plain_fields(reply, arrival.trace_id), native.single_body(reply))
+        else:
+            status, body, headers = native.encode(reply, public_url=self._public_url)
+            await _send(
+                send, status, body, headers + self._reply_headers(reply, arrival) + _allow(arrival.fault)
+            )
         self._house.meters.count_stage("reply", monotonic_s() - served_s)
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
@@ -281,9 +287,8 @@ class Gateway:
         """Run the pipeline; None when the caller has left, which cancels it."""
         departure = scope.get("extensions", {}).get("nightproof.disconnect")
         if departure is not None:
-            task = asyncio.current_task()
-            if task is not None:
-                departure.callback = task.cancel
+            if departure.task is not None:
+                departure.callback = departure.task.cancel
             arrival.cut_by = lambda: departure.failure
         try:
             return await serve(arrival, self._house)
@@ -321,13 +326,10 @@ class Gateway:
         return arrival
 
     def _reply_headers(self, reply: Reply, arrival: Arrival) -> Headers:
-        stages = ", ".join(["%s;dur=%.3f" % (stage, us / 1_000) for stage, us in reply.stages_us])  # noqa: UP031 - faster
-        # Without a trace of the caller's, the request's own id is the trace: 32 hex digits either way.
-        trace_id = arrival.trace_id or arrival.id.replace("-", "0")
         headers: Headers = [
             (b"x-request-id", arrival.id.encode()),
-            (b"traceparent", f"00-{trace_id}-{arrival.id[-16:]}-01".encode()),
-            (b"server-timing", stages.encode()),
+            (b"traceparent", native.traceparent(arrival.id, arrival.trace_id)),
+            (b"server-timing", native.server_timing(reply.stages_us)),
             _NO_STORE,
         ]
         if reply.replayed:

@@ -29,9 +29,11 @@ _VISIBLE: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 class Departure:
     """Tells the application, without its awaiting anything, that its caller is gone."""
 
-    __slots__ = ("callback", "failure", "is_gone")
+    __slots__ = ("callback", "failure", "is_gone", "task")
 
     def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        """What works for the caller, to be cancelled by whoever sets that as the callback."""
         self.callback: Callable[[], None] | None = None
         self.failure: str | None = None
         self.is_gone = False
@@ -47,6 +49,10 @@ class Connection(Protocol):
     @property
     def default_headers(self) -> list[Field]:
         """Return the header fields that every answer carries."""
+
+    @property
+    def default_fields(self) -> bytes:
+        """Return them as they are sent."""
 
     @property
     def crash_answer(self) -> bytes:
@@ -139,6 +145,10 @@ class Exchange:
 
     # -- what the connection calls ------------------------------------------------------------------
 
+    def begin(self, task: asyncio.Task[None]) -> None:
+        """Take note of the task that runs this."""
+        self.task = self._departure.task = task
+
     async def run(self, app: ASGI3Application) -> None:
         """Run the application for this request, and answer for it where it fails to."""
         try:
@@ -158,7 +168,7 @@ class Exchange:
         finally:
             if self.task is not None:
                 self._connection.tasks.discard(self.task)
-                self.task = None
+                self.task = self._departure.task = None
 
     def take(self, body: bytes) -> int:
         """Keep a piece of body unless nobody will read it; return the bytes that wait."""
@@ -233,6 +243,37 @@ class Exchange:
         else:
             raise RuntimeError(f"{kind} was sent out of order; fix the application.")
 
+    async def respond(self, status: int, fields: bytes, body: bytes) -> None:
+        """Send a whole answer at once, in place of `send`: `fields` are its header fields as they are sent.
+
+        Content-Length and Connection are added here. For answers of ours alone: nothing in `fields` is looked at.
+        """
+        if self._flow.write_paused and not self._is_disconnected:
+            await self._flow.drain()
+        if self._is_disconnected:
+            return
+        if self.response_started:
+            raise RuntimeError("An answer was sent after another had begun; fix the application.")
+        if self.more_body and not self._connection.rest_is_small():
+            self.keep_alive = False
+        self.response_started = True
+        head = b"%b%b%bcontent-length: %d\r\n%b" % (
+            STATUS_LINE[status],
+            self._connection.default_fields,
+            fields,
+            len(body),
+            b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n",
+        )
+        self._transport.write(head if self._scope["method"] == "HEAD" else head + body)
+        self._finish()
+
+    def _finish(self) -> None:
+        self.response_complete = True
+        self._departure.callback = None
+        self._chunks.clear()
+        self.wake()
+        self._connection.finish_exchange(self)
+
     def _form_head(self, status: int, headers: Iterable[Field]) -> bytes:
         if self.more_body and not self._connection.rest_is_small():
             self.keep_alive = False
@@ -282,11 +323,7 @@ class Exchange:
             self._transport.write(head)
             self._transport.write(body)
         if is_final:
-            self.response_complete = True
-            self._departure.callback = None
-            self._chunks.clear()
-            self.wake()
-            self._connection.finish_exchange(self)
+            self._finish()
 
     def _answer_crash(self) -> None:
         if self.response_complete or self._is_disconnected:

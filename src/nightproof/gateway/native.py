@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ def encode(reply: Reply, *, public_url: str) -> tuple[int, bytes, Headers]:
     if reply.ending in ("answered", "degraded"):
         if reply.many:
             return 200, _list_body(reply), [(b"content-type", _JSON), *_degraded_header(reply)]
-        return 200, _single_body(reply), [(b"content-type", _JSON), *_degraded_header(reply)]
+        return 200, single_body(reply), [(b"content-type", _JSON), *_degraded_header(reply)]
     status = status_of(reply)
     body = problem_body(reply, status=status, public_url=public_url)
     if reply.many and reply.items:
@@ -25,7 +26,46 @@ def encode(reply: Reply, *, public_url: str) -> tuple[int, bytes, Headers]:
     return status, body, [(b"content-type", PROBLEM_TYPE), *retry_headers(reply, status)]
 
 
-def _single_body(reply: Reply) -> bytes:
+def is_plain(reply: Reply) -> bool:
+    """Say whether the reply is the usual one: a record's answer, given for the first time, by the model itself."""
+    return reply.ending == "answered" and not reply.many and not reply.replayed
+
+
+def plain_fields(reply: Reply, trace_id: str) -> bytes:
+    """Return the header fields of a plain reply, as they are sent."""
+    return _PLAIN_FIELDS % (
+        reply.id.encode(),
+        traceparent(reply.id, trace_id),
+        server_timing(reply.stages_us),
+    )
+
+
+_PLAIN_FIELDS = (
+    b"content-type: application/json\r\nx-request-id: %b\r\ntraceparent: %b\r\nserver-timing: %b\r\n"
+    b"cache-control: no-store\r\n"
+)
+
+
+def traceparent(request_id: str, trace_id: str) -> bytes:
+    """Return the trace that the caller named, or the request's own id as one: 32 hex digits either way."""
+    return f"00-{trace_id or request_id.replace('-', '0')}-{request_id[-16:]}-01".encode()
+
+
+def server_timing(stages_us: Sequence[tuple[str, int]]) -> bytes:
+    """Write each stage's own time in milliseconds (W3C Server-Timing)."""
+    names = tuple([stage for stage, _ in stages_us])
+    form = _TIMING_FORMS.get(names)
+    if form is None:
+        # Stages come in few orders: one for each way that a request can end.
+        form = _TIMING_FORMS[names] = ", ".join([f"{name};dur=%.3f" for name in names]).encode()
+    return form % tuple([us * 0.001 for _, us in stages_us])
+
+
+_TIMING_FORMS: dict[tuple[str, ...], bytes] = {}
+
+
+def single_body(reply: Reply) -> bytes:
+    """Return the body of a record's answer."""
     item = reply.items[0]
     degraded = b"null"
     if item.degraded is not None:

@@ -104,6 +104,13 @@ class ReceivingState(ServerState):
     def __init__(self) -> None:
         super().__init__()
         self.per_address: Counter[str] = Counter()
+        self.default_fields = b""
+        """The header fields of every answer, as they are sent."""
+
+    def set_default_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Have every answer from now on carry these fields."""
+        self.default_headers[:] = headers
+        self.default_fields = b"".join([b"%b: %b\r\n" % field for field in headers])
 
 
 @dataclass(frozen=True)
@@ -288,6 +295,11 @@ class ReceivingProtocol(HttpToolsProtocol):
     def default_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the header fields that every answer carries."""
         return self.server_state.default_headers
+
+    @property
+    def default_fields(self) -> bytes:
+        """Return them as they are sent."""
+        return self.server_state.default_fields
 
     @property
     def crash_answer(self) -> bytes:
@@ -489,13 +501,14 @@ class ReceivingProtocol(HttpToolsProtocol):
             "raw_path": self.root_path.encode("ascii") + raw_path if self.root_path else raw_path,
             "query_string": query,
             "headers": self.headers,
-            "state": self.app_state.copy(),
+            "state": self.app_state,
             "extensions": {"nightproof.disconnect": departure},  # type: ignore[dict-item]
         }
         self._stage = "body"
         self._since = None
         self._body_bytes = self._fed_bytes = 0
         exchange = Exchange(self, scope, departure, keep_alive, self.expect_100_continue)
+        scope["extensions"]["nightproof.respond"] = exchange.respond  # type: ignore[index, assignment]
         self._newest = exchange
         if self._active is None:
             self._start(exchange)
@@ -555,7 +568,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         self._active = exchange
         task = self.loop.create_task(exchange.run(self.app))
         # The loop holds tasks weakly; the exchange takes itself out when it ends.
-        exchange.task = task
+        exchange.begin(task)
         self.tasks.add(task)
 
     def rest_is_small(self) -> bool:

@@ -234,8 +234,8 @@ class Server:
         """Write the date header once a second, for all answers."""
         while True:
             headers = [(b"date", formatdate(usegmt=True).encode()), (b"server", b"nightproof")]
-            self._receiving.default_headers[:] = headers
-            self._control_receiving.default_headers[:] = headers
+            self._receiving.set_default_headers(headers)
+            self._control_receiving.set_default_headers(headers)
             await asyncio.sleep(1.0)
 
 

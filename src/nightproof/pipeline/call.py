@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from nightproof.pipeline.accept import Request
 from nightproof.pipeline.house import ServedRelease
@@ -15,7 +16,9 @@ _LEFT_FOR_FALLBACK_MOST_S = 0.05
 
 async def call(request: Request) -> None:
     """Have every standing record answered; each item knows its outcome afterwards."""
-    items = [item for item in request.items if not item.failure]
+    items = request.items
+    if any([item.failure for item in items]):
+        items = [item for item in items if not item.failure]
     release = request.release
     if not release.engine.is_ready() and not release.engine.has_hope():
         for item in items:
@@ -35,14 +38,15 @@ async def ask(
     waiter = Waiter(loop.create_future())
     jobs = release.make_jobs(inputs, deadline_s, waiter, rule=rule)
     release.engine.submit(jobs)
-    timer = loop.call_at(deadline_s, _give_up, waiter, release)
+    deadlines = release.deadlines
+    tick = deadlines.set(deadline_s, waiter, partial(_give_up, waiter, release))
     try:
         await waiter.future
     except BaseException:
         waiter.give_up("caller_gone")  # frees what a cancelled caller still holds
         raise
     finally:
-        timer.cancel()
+        deadlines.take_back(tick, waiter)
     return jobs, waiter.outcomes
 
 

@@ -11,6 +11,7 @@ import msgspec
 from nightproof.audit.ledger import Ledger
 from nightproof.audit.spill import Spill
 from nightproof.audit.vault import Vault
+from nightproof.base.deadlines import Deadlines
 from nightproof.base.ids import RequestIds
 from nightproof.base.values import Caller, Reply
 from nightproof.checks.input import InputChecks
@@ -41,6 +42,8 @@ class ServedRelease(msgspec.Struct, eq=False):
     poison: set[bytes]
     """Fingerprints of records in quarantine."""
     last_good: LastGood | None = None
+    deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
+    """When its waiters give up."""
 
     def make_jobs(self, inputs: list[bytes], deadline_s: float, waiter: Any, *, rule: int = -1) -> list[Job]:
         """Make the engine's jobs of these inputs."""

@@ -1,5 +1,7 @@
 """The audit log opened for use: its one writer, its vault of keys, and readers.
 
+A server's writer is a process of its own (`steer/log_program.py`), a verb's a thread.
+
 Opened by `runtime` for a server, and by the command line where no server has the state folder. Promises: the
 signing key, the log's name and its public key are made once and then kept; nothing is written to a log that is
 smaller than, or differs from, what a witness holds of it.
@@ -14,13 +16,17 @@ from typing import Any
 
 from nightproof.audit.adopt import adopt
 from nightproof.audit.ledger import Ledger, State
-from nightproof.audit.record import make_entry
+from nightproof.audit.links import ProcessLink, ThreadLink
+from nightproof.audit.messages import FromWriter, Link, Open, Opened, Sealed
+from nightproof.audit.record import Entry, make_entry
 from nightproof.audit.seal import Signer, new_private_key
 from nightproof.audit.vault import Vault
 from nightproof.audit.witness import check_anchors
 from nightproof.audit.writer import LogWriter
+from nightproof.audit.writing import OpenLog
 from nightproof.base.clock import utc_us
 from nightproof.base.ids import RequestIds
+from nightproof.settings.carry import write_settings
 from nightproof.settings.settings import Settings
 from nightproof.storage.ledger_protocol import LedgerReading, LedgerWriting
 from nightproof.storage.ledger_rows import Checkpoint
@@ -44,6 +50,8 @@ class Archive:
         on_fence: Callable[[str], None] = lambda why: None,
         on_lost: Callable[[int], None] = lambda entries: None,
         on_state: Callable[[State, str], None] = lambda now, why: None,
+        on_writer_lost: Callable[[str], None] = lambda why: None,
+        is_apart: bool = False,
     ) -> None:
         self.settings = settings
         self.state = state
@@ -54,14 +62,24 @@ class Archive:
             command=settings.vault.master_key_command,
             file=settings.vault.master_key_file,
         )
-        self.vault_store = _vault_store(settings, state)
+        self.vault_store = open_vault_store(settings, state)
         try:
             self.vault = Vault(self.vault_store, master, now_us=utc_us())
         except BaseException:
             self.vault_store.close()
             raise
+        self._master = master
+        self._is_apart = is_apart
         self.ledger = Ledger(
-            self._open_log, settings.ledger, on_fence=on_fence, on_lost=on_lost, on_state=on_state
+            self._link,
+            settings.ledger,
+            on_fence=on_fence,
+            on_lost=on_lost,
+            on_state=on_state,
+            on_opened=self._opened,
+            on_sealed=self._sealed,
+            on_written=self._written,
+            on_writer_lost=on_writer_lost,
         )
         self.last_checkpoint: Checkpoint | None = None
         """The newest one, durable in the log."""
@@ -115,47 +133,80 @@ class Archive:
         """
         await self.ledger.append(make_entry(kind, self.ids.draw(), utc_us(), facts))
 
-    def _open_log(self) -> LogWriter:
-        """Open and judge the log; runs on the writer's thread."""
-        store = self._open_store()
-        try:
-            origin = _kept(store, "origin", f"nightproof.local/{os.urandom(8).hex()}")
-            signer = Signer(origin, self.vault.secret("signing_key", new_private_key))
-            if _kept(store, "vkey", signer.vkey) != signer.vkey:
-                raise VaultLocked(
-                    "The log was signed by another key than the vault holds.",
-                    hint="Restore the vault.db (or master key) that belongs to this ledger.",
-                )
-            self._signer = signer
-            _keep_vkey(self.state, signer.vkey)
-            check_anchors(store, signer.vkey, self.state, self.settings.witness)
-            self.last_checkpoint = store.last_checkpoint()
-            return LogWriter(
-                store,
-                keep_keys=self.vault.keep,
-                signer=signer,
-                seal_every_s=self.settings.ledger.seal_every_s,
-                on_sealed=self._sealed,
+    def _link(self) -> Link:
+        if not self._is_apart:
+            return ThreadLink(
+                lambda tell: open_log(self.settings, self.state, self.vault, self.vault_store, tell),
+                self.settings.ledger,
             )
-        except BaseException:
-            store.close()
-            raise
+        return ProcessLink(
+            ["-m", "nightproof.steer.log_program"],
+            lambda: Open(write_settings(self.settings), self._master),
+            lock_fd=self.state.lock_fd,
+        )
 
-    def _open_store(self) -> LedgerWriting:
-        url = self.settings.ledger.url
-        if url:
-            from nightproof.storage.ledger_postgres import PostgresLedger
-
-            return PostgresLedger(url)
-        return LedgerStore(self.state.ledger_db, adopt=lambda old: adopt(old, self.vault, self.vault_store))
+    def _opened(self, opened: Opened) -> None:
+        self._signer = Signer(opened.origin, self.vault.secret("signing_key", new_private_key))
+        self.last_checkpoint = opened.checkpoint
 
     def _sealed(self, checkpoint: Checkpoint) -> None:
-        """Keep the newest checkpoint beside the log too: a tail cut off the database is noticed by it."""
         self.last_checkpoint = checkpoint
+
+    def _written(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            if entry.keys:
+                self.vault.kept(entry.keys)
+
+
+def open_log(
+    settings: Settings,
+    state: StateFolder,
+    vault: Vault,
+    vault_store: VaultStoring,
+    tell: Callable[[FromWriter], None],
+) -> OpenLog:
+    """Open and judge the log for its writer. Raises StateError where it must not be written."""
+    store = _open_store(settings, state, vault, vault_store)
+
+    def sealed(checkpoint: Checkpoint) -> None:
+        """Keep the newest checkpoint beside the log too: a tail cut off the database is noticed by it."""
         try:
-            replace_file(self.state.anchor, checkpoint.note)
+            replace_file(state.anchor, checkpoint.note)
         except OSError:
             pass  # a full disk says so in health; the note is in the log
+        tell(Sealed(checkpoint))
+
+    try:
+        origin = _kept(store, "origin", f"nightproof.local/{os.urandom(8).hex()}")
+        signer = Signer(origin, vault.secret("signing_key", new_private_key))
+        if _kept(store, "vkey", signer.vkey) != signer.vkey:
+            raise VaultLocked(
+                "The log was signed by another key than the vault holds.",
+                hint="Restore the vault.db (or master key) that belongs to this ledger.",
+            )
+        _keep_vkey(state, signer.vkey)
+        check_anchors(store, signer.vkey, state, settings.witness)
+        writer = LogWriter(
+            store,
+            keep_keys=vault_store.add,
+            signer=signer,
+            seal_every_s=settings.ledger.seal_every_s,
+            on_sealed=sealed,
+        )
+    except BaseException:
+        store.close()
+        raise
+    return OpenLog(writer, origin, signer.vkey)
+
+
+def _open_store(
+    settings: Settings, state: StateFolder, vault: Vault, vault_store: VaultStoring
+) -> LedgerWriting:
+    if settings.ledger.url:
+        from nightproof.storage.ledger_postgres import PostgresLedger
+
+        return PostgresLedger(settings.ledger.url)
+    return LedgerStore(state.ledger_db, adopt=lambda old: adopt(old, vault, vault_store))
 
 
 @asynccontextmanager
@@ -182,7 +233,8 @@ def open_reader(settings: Settings, state: StateFolder) -> LedgerReading:
     return LedgerReader(state.ledger_db)
 
 
-def _vault_store(settings: Settings, state: StateFolder) -> VaultStoring:
+def open_vault_store(settings: Settings, state: StateFolder) -> VaultStoring:
+    """Open the vault's store that these settings name."""
     if settings.ledger.url:
         from nightproof.storage.vault_postgres import VaultPostgres
 

@@ -18,7 +18,7 @@ from nightproof.base.clock import iso_us, utc_us
 from nightproof.base.errors import Refusal
 from nightproof.steer.archive import Archive
 from nightproof.steer.clockwatch import ClockWatch
-from nightproof.storage.ledger_protocol import LedgerReading, LedgerWriting
+from nightproof.storage.ledger_protocol import LedgerReading
 
 _DAY_US = 86_400_000_000
 _BATCH = 500
@@ -122,7 +122,7 @@ async def expire(
         if EVERYTHING in held or service in held:
             kept.append(service)
             continue
-        below = await archive.ledger.run(lambda store: store.size())
+        below = await archive.ledger.do("size")
         first = await asyncio.to_thread(_first_to_expire, archive, service, before_us, below)
         if first is None:
             continue
@@ -146,24 +146,22 @@ async def _drop(archive: Archive, service: str, before_us: int, below: int, *, a
     """Drop contents step by step, so that commits of requests go between."""
     total = 0
     while after < below - 1:
-        at = after
-        gone, after = await archive.ledger.run(
-            lambda store, at=at: store.drop_payloads(service, before_us, below, after_seq=at, most=_BATCH)  # type: ignore[misc]
+        gone, after = await archive.ledger.do(
+            "drop_payloads",
+            service=service,
+            before_us=before_us,
+            below_seq=below,
+            after_seq=after,
+            most=_BATCH,
         )
         total += gone
         await asyncio.sleep(_PAUSE_S)
     # What was overwritten in the file still stands in its write-ahead log: emptied, or content would outlive its end.
     for _ in range(_EMPTYING_TRIES):
-        if await archive.ledger.run(_empty_log):
+        if await archive.ledger.do("empty_log"):
             break
         await asyncio.sleep(_PAUSE_S)
     return total
-
-
-def _empty_log(store: LedgerWriting) -> bool:
-    """Empty the write-ahead log; say whether no reader was in the way."""
-    store.checkpoint("truncate")
-    return store.wal_bytes() == 0
 
 
 def _first_to_expire(archive: Archive, service: str, before_us: int, below: int) -> int | None:

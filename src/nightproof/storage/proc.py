@@ -1,9 +1,12 @@
-"""What the kernel says of a process: memory, open files, CPU. Linux only."""
+"""What the kernel says of a process: memory, open files, CPU; and what it does for one. Linux only."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 
+_PR_SET_PDEATHSIG = 1
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -33,3 +36,13 @@ def open_files(pid: int | str = "self") -> int:
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return 0
+
+
+def die_with(parent_pid: int) -> None:
+    """End with the process that started this one, even when stopped: the kernel sends SIGKILL.
+
+    It does so when the parent's thread that forked ends, so children are started from the main thread.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it was gone before the line above
+        os._exit(1)

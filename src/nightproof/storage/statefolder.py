@@ -190,7 +190,7 @@ class StateFolder:
         """Take the folder for this process until `unlock` or its end; raise StateTaken where it is taken."""
         if self._lock_fd is not None:
             return
-        # Not inherited by children: a worker that outlives the server must not keep the folder.
+        # Not inherited by workers: one that outlives the server must not keep the folder.
         try:
             fd = os.open(self.path / "server.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -211,6 +211,13 @@ class StateFolder:
         os.ftruncate(fd, 0)
         os.pwrite(fd, msgspec.json.encode(_this_process()), 0)
         self._lock_fd = fd
+
+    @property
+    def lock_fd(self) -> int:
+        """The lock's file descriptor, for the one child that keeps the folder too while it lives. Only under `lock`."""
+        if self._lock_fd is None:
+            raise RuntimeError("the state folder is not locked")
+        return self._lock_fd
 
     def unlock(self) -> None:
         """Give the folder back. Twice is fine."""

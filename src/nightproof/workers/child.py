@@ -6,7 +6,6 @@ process: user code may print, exit, leak or hang here and nowhere else. It dies 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
 import operator
@@ -26,14 +25,15 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nightproof.base.clock import monotonic_s, utc_now
 from nightproof.base.errors import DeclarationError, FieldError
+from nightproof.base.frames import FrameReader
 from nightproof.base.strictjson import parse
 from nightproof.declare.describe import batch_form, describe, types_of
 from nightproof.declare.folder import GoldenCase, load_service, read_golden
 from nightproof.declare.service import DeclaredCheck, Model, Service
+from nightproof.storage import proc
 from nightproof.workers import wire
 from nightproof.workers.wire import Answer
 
-_PR_SET_PDEATHSIG = 1
 _OOM_SCORE = "500"
 _READ_BYTES = 1 << 16
 """Large enough for a usual batch; a buffer of a megabyte would be mapped and unmapped for each frame."""
@@ -325,13 +325,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _bind_to_parent(parent_pid: int) -> None:
-    """Die with the server, even when stopped: the kernel sends SIGKILL when the parent's thread ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # the server died before the line above
-        os._exit(1)
-
-
 def _lower_own_standing(memory_mb: int) -> None:
     """Bound the memory, and let the kernel's memory killer take this process before the server."""
     limit = memory_mb * 1024 * 1024
@@ -349,7 +342,7 @@ class Worker:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._reader = wire.FrameReader()
+        self._reader = FrameReader()
         self._loaded: LoadedService | None = None
 
     def run(self) -> None:
@@ -415,7 +408,7 @@ class Worker:
 def main() -> None:
     """Take over the socket named on the command line and serve it."""
     descriptor, parent_pid = int(sys.argv[1]), int(sys.argv[2])
-    _bind_to_parent(parent_pid)
+    proc.die_with(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # what the model prints goes to stderr, which the server shows or drops
     connection = socket.socket(fileno=descriptor)

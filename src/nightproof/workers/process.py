@@ -17,6 +17,7 @@ from typing import cast
 
 import msgspec
 
+from nightproof.base.frames import FrameReader
 from nightproof.workers import wire
 
 _KEPT_ENVIRONMENT = (
@@ -58,7 +59,7 @@ class ChildProcess(asyncio.Protocol):
     ) -> None:
         self._on_message = on_message
         self._on_gone = on_gone
-        self._reader = wire.FrameReader()
+        self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
         self._popen: subprocess.Popen[bytes] | None = None
         self._pidfd = -1

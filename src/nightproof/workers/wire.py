@@ -1,17 +1,12 @@
-"""Frames between the server and a worker: four bytes of length, then msgpack.
-
-Code and text travel, never pickles. A frame longer than `FRAME_MOST_BYTES` ends the connection.
-"""
+"""Messages between the server and a worker, in frames of msgpack. Code and text travel, never pickles."""
 
 from __future__ import annotations
 
 import msgspec
 
 from nightproof.base.errors import FieldError
+from nightproof.base.frames import framed
 from nightproof.declare.describe import Description
-
-FRAME_MOST_BYTES = 256 * 1024 * 1024
-_LENGTH_BYTES = 4
 
 
 class Load(msgspec.Struct, array_like=True, tag=1):
@@ -92,32 +87,5 @@ from_worker = msgspec.msgpack.Decoder(FromWorker)
 
 
 def frame(message: ToWorker | FromWorker) -> bytes:
-    """Encode one message with its length in front."""
-    body = _encoder.encode(message)
-    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
-
-
-class FrameReader:
-    """Cut a stream of bytes into frames. Feed it what arrives; it returns whole frames."""
-
-    def __init__(self) -> None:
-        self._held = bytearray()
-
-    def feed(self, arrived: bytes) -> list[bytes]:
-        """Return the frames that are whole now. Raises ValueError on a length beyond the limit."""
-        held = self._held
-        held += arrived
-        frames = []
-        at = 0
-        while len(held) - at >= _LENGTH_BYTES:
-            size = int.from_bytes(held[at : at + _LENGTH_BYTES], "big")
-            if size > FRAME_MOST_BYTES:
-                raise ValueError(f"a frame of {size} bytes is beyond {FRAME_MOST_BYTES}")
-            end = at + _LENGTH_BYTES + size
-            if len(held) < end:
-                break
-            frames.append(bytes(memoryview(held)[at + _LENGTH_BYTES : end]))
-            at = end
-        if at:
-            del held[:at]
-        return frames
+    """Encode one message as a frame."""
+    return framed(_encoder.encode(message))
