@@ -62,6 +62,17 @@ def acknowledged(callers: Callers) -> set[str]:
     return {one.request_id for one in callers.told if one.status == 200}
 
 
+def writer_of(served: Served) -> int:
+    """Name the process that writes the log; 0 while there is none."""
+    try:
+        children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
+        return next(
+            (int(pid) for pid in children if b"log_program" in Path(f"/proc/{pid}/cmdline").read_bytes()), 0
+        )
+    except OSError:
+        return 0  # one of them has just ended
+
+
 # -- kill -9 ------------------------------------------------------------------------------------
 
 
@@ -107,6 +118,50 @@ def test_a_killed_server_loses_no_acknowledged_record_and_takes_its_workers_alon
 @pytest.mark.soak
 def test_a_server_killed_ninety_times_loses_no_acknowledged_record(state: Path):
     _kill_and_check(state, rounds=90, at_least=300)
+
+
+def test_a_killed_writer_is_replaced_and_no_caller_notices(state: Path):
+    with serving("faulty", state, env=PATIENT) as served:
+        killed: set[int] = set()
+        with Callers(served, count=4, pause_s=0.0) as callers:
+            for _ in range(3):
+                before = len(callers.told)
+                wait_until(lambda before=before: len(callers.told) > before + 50)
+                killed.add(pid := served.status()["ledger"]["writer_pid"])
+                assert pid == writer_of(served)
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda: served.status()["ledger"]["writer_pid"] not in {0, *killed})
+            before = len(callers.told)
+            wait_until(lambda: len(callers.told) > before + 50)
+        assert set(callers.statuses()) == {200}
+        assert served.client.get("/readyz").status_code == 200
+        assert 'event="audit_writer_lost"' in served.metrics()
+        assert served.stop() == 0
+
+    assert len(killed) == 3
+    assert not any(map(is_alive, killed))
+    told = [entry.id for entry in entries_of(state) if entry.kind == "request"]
+    assert sorted(acknowledged(callers)) == sorted(told), "each answered request is there, and once"
+    assert run_nightproof("audit", "verify", "--state", str(state)).returncode == 0
+
+
+def test_a_writer_that_ends_again_and_again_fences_the_ledger(state: Path):
+    killed: set[int] = set()
+
+    def kill_the_next(served: Served) -> bool:
+        if served.process.poll() is not None:
+            return True
+        pid = writer_of(served)
+        if pid and pid not in killed:
+            killed.add(pid)
+            os.kill(pid, signal.SIGKILL)
+        return False
+
+    with serving("faulty", state, env=PATIENT) as served:
+        wait_until(lambda: kill_the_next(served), within_s=30)
+
+        assert served.process.wait(10) == 70, "for the next start to judge"
+    assert len(killed) == 6
 
 
 # -- SIGTERM ------------------------------------------------------------------------------------
@@ -201,7 +256,7 @@ def test_a_second_signal_hurries(state: Path):
 
 def test_a_full_disk_lets_no_answer_out_and_heals_by_itself(state: Path):
     with serving("faulty", state, env=PATIENT) as served:
-        pid = served.process.pid
+        pid = writer_of(served)
         _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         with Callers(served, count=3, pause_s=0.0) as callers:
             wait_until(lambda: len(callers.told) > 100)

@@ -69,6 +69,8 @@ class LedgerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     longest_commit_s: float
     commit_buckets: list[int]
     commit_sum_s: float
+    writer_pid: int
+    """The process that writes the log; 0 while there is none."""
 
 
 COMMIT_BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -208,11 +210,6 @@ class Ledger:
         return future
 
     @property
-    def writer_pid(self) -> int:
-        """The process that writes; 0 where there is none of its own."""
-        return self._link.pid if self._link is not None else 0
-
-    @property
     def is_writable(self) -> bool:
         """Say whether the last commit, or the last try, went well."""
         return self._state == "open"
@@ -242,6 +239,7 @@ class Ledger:
             longest_commit_s=self._longest_commit_s,
             commit_buckets=list(self._buckets),
             commit_sum_s=self._commit_sum_s,
+            writer_pid=self._link.pid if self._link is not None else 0,
         )
 
     def __repr__(self) -> str:

@@ -343,6 +343,12 @@ _ALL = (
         drill="server_killed",
     ),
     _condition(
+        "audit_writer_lost",
+        "The log's writer was ended",
+        "The process that writes the log ended by itself or was killed; another one took over what it held.",
+        drill="audit_writer_killed",
+    ),
+    _condition(
         "disk_low",
         "The state folder's disk is nearly full",
         "Less space is left than the watermark; when it is gone, no answer can be recorded.",

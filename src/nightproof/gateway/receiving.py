@@ -508,7 +508,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         self._since = None
         self._body_bytes = self._fed_bytes = 0
         exchange = Exchange(self, scope, departure, keep_alive, self.expect_100_continue)
-        scope["extensions"]["nightproof.respond"] = exchange.respond  # type: ignore[index, assignment]
+        scope["extensions"]["nightproof.respond"] = exchange.respond  # type: ignore[assignment]
         self._newest = exchange
         if self._active is None:
             self._start(exchange)

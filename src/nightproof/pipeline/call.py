@@ -17,7 +17,7 @@ _LEFT_FOR_FALLBACK_MOST_S = 0.05
 async def call(request: Request) -> None:
     """Have every standing record answered; each item knows its outcome afterwards."""
     items = request.items
-    if any([item.failure for item in items]):
+    if any(item.failure for item in items):
         items = [item for item in items if not item.failure]
     release = request.release
     if not release.engine.is_ready() and not release.engine.has_hope():

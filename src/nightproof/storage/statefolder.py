@@ -13,12 +13,13 @@ import hashlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from nightproof.base.clock import iso_us, utc_us
+from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.base.errors import StateError
 
 FORM = "nightproof state 1\n"
@@ -27,6 +28,8 @@ LONGEST_SOCKET_BYTES = 107
 
 _MARK = "nightproof-state"
 _MOST_RELEASES = 10_000
+_DYING_WITHIN_S = 5.0
+_LOOK_AGAIN_S = 0.02
 _HARMLESS = frozenset({"lost+found", ".gitignore"})
 _NETWORK = frozenset(
     {
@@ -199,7 +202,7 @@ class StateFolder:
                 hint="Make it writable for the server.",
             ) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take(fd)
         except OSError as error:
             os.close(fd)
             owner = self.owner()
@@ -211,6 +214,18 @@ class StateFolder:
         os.ftruncate(fd, 0)
         os.pwrite(fd, msgspec.json.encode(_this_process()), 0)
         self._lock_fd = fd
+
+    def _take(self, fd: int) -> None:
+        """Lock the file; of a server that is dead, wait a moment for the writer of its log, which dies with it."""
+        until_s = monotonic_s() + _DYING_WITHIN_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if self.owner() is not None or monotonic_s() > until_s:
+                    raise
+            time.sleep(_LOOK_AGAIN_S)
 
     @property
     def lock_fd(self) -> int:

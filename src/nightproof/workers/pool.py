@@ -42,10 +42,14 @@ _MOST_DEATHS = {"model_timeout": 2, "model_crash": 3, "model_out_of_memory": 2, 
 that the system killed has not used up a try with a worker that hangs."""
 _MOST_DEATHS_IN_ALL = 6
 _OUTPUT_MOST_BYTES = 1 << 20
+_LOADED: frozenset[decide.State] = frozenset(("ready", "busy"))
 
 
 class Pool:
     """min…max workers with warm spares behind one queue."""
+
+    description: Description
+    """What the release declares, as its worker told; there only after `start`. No property: each request asks."""
 
     def __init__(
         self,
@@ -67,12 +71,16 @@ class Pool:
         self._workers_wanted = workers
         self._spares_wanted = spares
         self._known = description
+        if description is not None:
+            self.description = description
         self._slots: dict[int, Slot] = {}
         self._numbers = itertools.count(1)
         self._line = Line()
         self._dispatch_is_due = False
         self._loaded = 0
         """Workers that are ready or busy; kept by `_turn`, since every request asks."""
+        self._ready = 0
+        """Workers that are ready, kept likewise."""
         self._suspects = Suspects()
         self._verdict_of: dict[int, Job] = {}
         """By worker: the job on whose fate its golden cases decide."""
@@ -95,13 +103,6 @@ class Pool:
         self._loop = asyncio.get_running_loop()
 
     # -- the seam -----------------------------------------------------------------------------
-
-    @property
-    def description(self) -> Description:
-        """What the release declares, as its worker told. Only after `start`."""
-        if self._known is None:
-            raise RuntimeError("the pool has not started")
-        return self._known
 
     async def start(self) -> None:
         """Start one worker, and the others once it is ready. Raises DeclarationError with its trouble."""
@@ -155,7 +156,7 @@ class Pool:
 
     def forecast(self, jobs: int) -> Forecast:
         """Estimate when `jobs` new ones would be answered."""
-        if not self._line and any(slot.state == "ready" for slot in self._slots.values()):
+        if self._ready and not self._line.queue and not self._line.urgent:
             return Forecast(0.0, self._cost.estimate_s(min(jobs, self.description.max_batch)))
         busy_left_s = 0.0
         workers = min(self._loaded, self.description.workers_max)
@@ -230,10 +231,10 @@ class Pool:
             return
         line = self._line
         while line.urgent or line.queue:
-            now = monotonic_s()
-            free = next((slot for slot in self._slots.values() if slot.state == "ready"), None)
-            if free is None:
+            if not self._ready:
                 return
+            now = monotonic_s()
+            free = next(slot for slot in self._slots.values() if slot.state == "ready")
             urgent = line.next_urgent(self._turn_of) if line.urgent else None
             if urgent is not None:
                 self._hand(free, [urgent], now)
@@ -309,10 +310,11 @@ class Pool:
         timer = self._loop.call_at(due_s, self._over_time, slot, number, due_s)
         slot.batch = Batch(number, jobs, now, timer)
         self._turn(slot, "busy")
+        size, pid = len(jobs), slot.process.pid
         for job in jobs:
             job.handed_s = now
-            job.batch_size = len(jobs)
-            job.worker_pid = slot.process.pid
+            job.batch_size = size
+            job.worker_pid = pid
         slot.process.send(wire.Run(number, [job.input for job in jobs], jobs[0].rule))
 
     # -- what a worker says -------------------------------------------------------------------
@@ -333,7 +335,7 @@ class Pool:
             self._load_failed(slot, message)
 
     def _take_description(self, description: Description) -> None:
-        self._known = description
+        self._known = self.description = description
         if self._workers_wanted is None:
             self._workers_wanted = (description.workers_min, description.workers_max)
         if self._spares_wanted is None:
@@ -452,8 +454,9 @@ class Pool:
 
     def _turn(self, slot: Slot, state: decide.State) -> None:
         """Change a worker's state."""
-        self._loaded += (state in ("ready", "busy")) - slot.loaded
-        slot.state = state
+        was, slot.state = slot.state, state
+        self._loaded += (state in _LOADED) - (was in _LOADED)
+        self._ready += (state == "ready") - (was == "ready")
 
     def _end(self, slot: Slot, reason: str) -> None:
         if slot.state in ("leaving", "gone"):

@@ -1,4 +1,4 @@
-"""Put a disk under SQLite that fails on cue, in the server's process only. For tests; found by PYTHONPATH.
+"""Put a disk under SQLite that fails on cue, in the process that writes the log only. For tests; found by PYTHONPATH.
 
 The file `fault` in the folder FAILING_DISK says how: `sync` (an fsync that fails), `stall` (one that does
 not return while the file is there), `full` (no room for what is written), `full for all` (no room in any database).
@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-if "serve" in sys.orig_argv and "FAILING_DISK" in os.environ:
+if "nightproof.steer.log_program" in sys.orig_argv and "FAILING_DISK" in os.environ:
     import apsw
 
     FAULT = Path(os.environ["FAILING_DISK"]) / "fault"
