@@ -21,7 +21,7 @@ from prometheus_client import Metric
 from nightproof import __version__
 from nightproof.audit.ledger import COMMIT_BUCKETS_S, AuditOutcomeUnknown, AuditUnavailable
 from nightproof.base.clock import monotonic_s, utc_now, utc_us
-from nightproof.base.errors import DeclarationError, Fault, StateError
+from nightproof.base.errors import DeclarationError, Fault, NightproofError, StateError
 from nightproof.base.fingerprint import fingerprint_of
 from nightproof.base.ids import RequestIds
 from nightproof.base.masking import subject_of
@@ -37,10 +37,18 @@ from nightproof.settings.settings import Settings
 from nightproof.steer import status as steer_status
 from nightproof.steer.archive import Archive
 from nightproof.steer.find import Desk
+from nightproof.steer.intake import Intakes
+from nightproof.steer.releasing import (
+    Asked,
+    Differing,
+    FolderState,
+    ReleaseRefused,
+    Releasing,
+    differing,
+)
 from nightproof.steer.tick import flush_summaries, note, try_again
 from nightproof.steer.upkeep import Upkeep
 from nightproof.storage import proc
-from nightproof.storage.bundles import snapshot
 from nightproof.storage.keyring import Keyring
 from nightproof.storage.ledger_protocol import LedgerReading
 from nightproof.storage.ledger_rows import StoredEntry
@@ -51,10 +59,11 @@ from nightproof.storage.statefolder import StateFolder
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
 from nightproof.watch.meters import Meters, gauge, histogram_of
-from nightproof.workers.engine import Engine, Job
+from nightproof.workers.engine import Engine, Job, Origin
 from nightproof.workers.pool import Pool
 
 _TICK_S = 0.25
+_COLLECT_EVERY_S = 86_400.0
 _DISK_EVERY_S = 2.0
 _LAST_ENDINGS_WITHIN_S = 1.0
 _CERTIFICATE_WARN_DAYS = 21
@@ -101,6 +110,10 @@ class Runtime:
             on_writer_lost=self._writer_lost,
             is_apart=True,
         )
+        self.releasing = Releasing(self.archive, self._registry, state, settings)
+        self.intakes = Intakes(self.releasing, state, settings)
+        self.notices: list[Differing] = []
+        """Folders that are not served as they are, to be told to whoever started the server."""
         self.desk = Desk(self.archive, self.archive.sensitive_of)
         vault = self.archive.vault
         self.quarantine = QuarantineStore(
@@ -140,10 +153,12 @@ class Runtime:
         self.state.mark_running()  # not before: a start that is refused is no run
         self._reader = await asyncio.to_thread(self.archive.reader)
         await self._note_start()
-        self.house.spill = await self.upkeep.start(self._begin)
+        self.house.spill = await self.upkeep.start(self.begin)
         self._tick_task = asyncio.create_task(self._tick())
+        await self.releasing.sweep()
         for folder in self._folders:
             await self._serve_folder(folder)
+        self.begin(self._collect_now_and_then())
         self.keep_days()  # noted now: it holds also when a service is served no longer
         self.house.starting = False
         log("started", services=sorted(self.house.services), version=__version__)
@@ -207,41 +222,90 @@ class Runtime:
     # -- services -----------------------------------------------------------------------------
 
     async def _serve_folder(self, folder: Path) -> None:
-        """Take a snapshot of the folder, load it, and make it live: later edits of the folder change nothing."""
-        bundle = await asyncio.to_thread(lambda: snapshot(folder.resolve(), self.state.bundles))
-        label = f"dev-{bundle.digest[:8]}"
-        pool = self._pool(bundle.path, label)
-        try:
-            await pool.start()
-        except DeclarationError as error:
-            raise DeclarationError(f"{folder}: {error.text}", hint=error.hint) from error
+        """Serve the live release of the service that the folder declares; the folder itself only where none is live."""
+        folder = await asyncio.to_thread(folder.resolve)
+        stands = await self.releasing.how_it_stands(folder)
+        release, pool = stands.live, None
+        if release is None:
+            release, pool = await self._release_first(folder)
+        else:
+            self._report(folder, stands, release)
+            await self.releasing.adopt(release)
+        if pool is None:
+            opened = await self.releasing.open(release)
+            pool = self._pool(opened.path, release.label, origin=opened.origin)
+            try:
+                await pool.start()
+            except DeclarationError as error:
+                named = f"{release.service} {release.label}"
+                raise DeclarationError(f"{named} (live): {error.text}", hint=error.hint) from error
         name = pool.description.service
         if name in self.house.services:
             raise DeclarationError(
                 f"{folder} declares service {name!r}, which another folder declares too.",
                 hint="Give one another name.",
             )
-        before = self._registry.live(name)
-        self._registry.register(name, label, bundle.digest)
-        self._registry.set_live(name, label)
-        release = self._release(pool, name, label, bundle.digest)
-        if pool.description.audit_on_failure == "spill":
-            self.house.spilling_services.add(name)
-        self.house.services[name] = ServedService(name, release)
-        if before is None or before.label != label:
+        if not stands.trouble:
+            await asyncio.to_thread(self.releasing.files.remember, folder, name)
+        if not release.live:
+            self._registry.set_live(name, release.label)
             await note(
                 self.house.ledger,
                 self.house.ids,
                 "release",
                 service=name,
-                release=label,
-                digest=bundle.digest,
+                release=release.label,
+                digest=release.digest,
             )
+        if pool.description.audit_on_failure == "spill":
+            self.house.spilling_services.add(name)
+        self.house.services[name] = ServedService(
+            name, self._release(pool, name, release.label, release.digest)
+        )
         previous = self._registry.previous(name)
         if previous is not None and any(way.kind == "previous_release" for way in pool.description.fallbacks):
-            self._begin(self._warm_standby(self.house.services[name], previous))
+            self.begin(self._warm_standby(self.house.services[name], previous))
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    async def _release_first(self, folder: Path) -> tuple[RegisteredRelease, Pool | None]:
+        """Sign and register a folder of whose service nothing is live yet; its worker goes on serving."""
+        asked = Asked(who="serve", reason="nothing was live", made_by=f"serve {folder}", may_be_unsigned=True)
+        try:
+            released, pool = await self.releasing.release_folder(
+                folder, asked, pool_of=lambda path, label, origin: self._pool(path, label, origin=origin)
+            )
+        except (DeclarationError, ReleaseRefused) as error:
+            raise DeclarationError(f"{folder}: {error.text}", hint=error.hint) from error
+        release = self._registry.find(released.service, released.version)
+        if release is None:
+            raise DeclarationError(f"{folder}: its release {released.version} is not registered.")
+        return release, pool
+
+    async def _collect_now_and_then(self) -> None:
+        """Remove the files of old releases once a day, beginning a while after the start."""
+        while True:
+            await asyncio.sleep(_COLLECT_EVERY_S)
+            try:
+                await self.releasing.collect("server")
+            except NightproofError as error:
+                log("release_files_not_collected", level="warning", why=error.text)
+
+    def _report(self, folder: Path, stands: FolderState, live: RegisteredRelease) -> None:
+        """Say where a folder differs from what is live, and with which commands it would be."""
+        if stands.digest == live.digest:
+            return
+        told = differing(folder, stands, live, self.settings.state)
+        log(
+            "folder_not_served",
+            level="warning",
+            folder=str(folder),
+            service=live.service,
+            live=live.label,
+            why=told.why,
+            commands=told.commands,
+        )
+        self.notices.append(told)
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start what runs beside; it is cancelled at the stop."""
         task = asyncio.create_task(work)
         self._background.add(task)
@@ -250,14 +314,11 @@ class Runtime:
 
     async def _warm_standby(self, served: ServedService, previous: RegisteredRelease) -> None:
         """Load the release before, for `fallback.previous_release()`. It failing leaves the service whole."""
-        path = self.state.bundles / previous.digest
-        if not await asyncio.to_thread(path.is_dir):
-            log("standby_missing", level="warning", service=served.name, release=previous.label)
-            return
-        pool = self._pool(path, previous.label, workers=(1, 1), spares=0)
         try:
+            opened = await self.releasing.open(previous)
+            pool = self._pool(opened.path, previous.label, workers=(1, 1), spares=0, origin=opened.origin)
             await pool.start()
-        except DeclarationError as error:
+        except (DeclarationError, StateError) as error:
             log(
                 "standby_not_loaded",
                 level="warning",
@@ -270,7 +331,13 @@ class Runtime:
         log("standby_ready", service=served.name, release=previous.label)
 
     def _pool(
-        self, path: Path, label: str, *, workers: tuple[int, int] | None = None, spares: int | None = None
+        self,
+        path: Path,
+        label: str,
+        *,
+        workers: tuple[int, int] | None = None,
+        spares: int | None = None,
+        origin: Origin = Origin(),  # noqa: B008 - frozen
     ) -> Pool:
         pool = Pool(
             path,
@@ -280,6 +347,7 @@ class Runtime:
             observe=self._observe,
             workers=workers,
             spares=spares,
+            origin=origin,
         )
         self._pools.append(pool)
         return pool
@@ -436,7 +504,7 @@ class Runtime:
                     self._disk_seen_s = now
                     self.upkeep.see_to_the_disk()
                 self.upkeep.say_spilling()
-                self.upkeep.merge_if_waiting(self._begin)
+                self.upkeep.merge_if_waiting(self.begin)
                 await try_again(self.house.ledger, self.house.ids)
                 self.keyring.refresh(now)
                 if now - poison_s > 5.0:

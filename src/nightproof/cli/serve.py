@@ -53,8 +53,9 @@ def serve(
 ) -> None:
     """Serve one or more service folders until told to stop.
 
-    A snapshot of each folder is served: editing it changes nothing until the next start. Settings come
-    from nightproof.toml, then NIGHTPROOF_*, then flags; docs/settings.md lists them all.
+    The first time, a folder is signed, registered and live. From then on the live release is served, and a
+    folder that differs is only reported, with the commands that release and promote it. Settings come from
+    nightproof.toml, then NIGHTPROOF_*, then flags; docs/settings.md lists them all.
     """
     for one in chosen:
         name, separator, value = one.partition("=")
@@ -88,6 +89,10 @@ async def _say_how_to_use(server: Server) -> None:
         f"[bold green]nightproof[/] serves {names} at [bold]{server.url}[/]  (docs: {server.url}/docs)",
         soft_wrap=True,
     )
+    for notice in runtime.notices:
+        out.print(f"[yellow]note:[/] {show.plain(notice.why)}", soft_wrap=True)
+        for command in notice.commands:
+            out.print(f"  {command}", soft_wrap=True, markup=False)
     key = "$KEY"
     if first:
         made = keys.create(

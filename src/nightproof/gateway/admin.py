@@ -18,6 +18,7 @@ from nightproof.base.clock import utc_us
 from nightproof.base.errors import FieldError, NightproofError, Refusal
 from nightproof.base.roles import Action, Role, allows
 from nightproof.gateway.admin_audit import AuditRoutes
+from nightproof.gateway.admin_release import ReleaseRoutes
 from nightproof.gateway.problems import Headers
 from nightproof.runtime import Runtime
 from nightproof.steer import keys, quarantine
@@ -54,12 +55,13 @@ class Admin:
         self._runtime = runtime
         self._is_local = is_local
         self._audit = AuditRoutes(runtime, _read)
+        self._releases = ReleaseRoutes(runtime, _read, is_local=is_local)
 
     async def answer(self, call: Call, method: str, path: str) -> Response:
         """Answer one request, or raise Refusal."""
         action, act = self._route(method, path)
         who = self._who(call, action)
-        body = await call.read_body(_MOST_BYTES)
+        body = await call.read_body(self._releases.most_bytes(path) or _MOST_BYTES)
         try:
             return 200, orjson.dumps(msgspec.to_builtins(await act(who, body))), _JSON
         except NotFound as error:
@@ -86,6 +88,8 @@ class Admin:
             key_id = match[1]
             return Action.KEYS, lambda who, _: self._revoke_key(who, key_id)
         if (match := _AUDIT.fullmatch(path)) and (found := self._audit.find(method, match[1])):
+            return found
+        if found := self._releases.find(method, path):
             return found
         raise Refusal(
             "No operator's route is under this path and method.",

@@ -23,6 +23,7 @@ TIB = 1_024 * GIB
 
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Pickles = Literal["signed", "never"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,20 @@ class IdempotencySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleaseSettings:
+    """What is accepted as a release, and how long its files are kept."""
+
+    allow_pickle: Pickles = knob(
+        "signed", None, None, "pickle and joblib files: of releases signed by a trusted key, or of none"
+    )
+    also_allow: str = knob("", None, None, "endings of other files that are taken, with commas: .bin,.model")
+    bundle_bytes: int = knob(8 * GIB, MIB, TIB, "most bytes of one release's files")
+    store: str = knob("", None, None, "fsspec URL that bundles are kept at too, such as s3://bucket/releases")
+    keep_newest: int = knob(10, 1, 10_000, "releases of a service whose files stay, besides those in use")
+    keep_days: float = knob(7.0, 0, 3_650, "age up to which a release's files stay in any case")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that was set, from defaults, file, environment and flags."""
 
@@ -165,6 +180,7 @@ class Settings:
     vault: VaultSettings = field(default_factory=VaultSettings)
     witness: WitnessSettings = field(default_factory=WitnessSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    releases: ReleaseSettings = field(default_factory=ReleaseSettings)
 
 
 SECTIONS: dict[str, type] = {
@@ -177,6 +193,7 @@ SECTIONS: dict[str, type] = {
     "vault": VaultSettings,
     "witness": WitnessSettings,
     "retention": RetentionSettings,
+    "releases": ReleaseSettings,
 }
 """The sections of `nightproof.toml`, in the order of the docs."""
 

@@ -118,6 +118,35 @@ class RegistryStore:
         self._settle()
         return msgspec.structs.replace(wanted, live=True)
 
+    def find(self, service: str, label: str) -> RegisteredRelease | None:
+        """Return a release by name."""
+        with self._door, faults_named(self._connection, self.path):
+            return self._find(service, label)
+
+    def of_digest(self, digest: str) -> tuple[RegisteredRelease, ...]:
+        """Return the releases with this content, the oldest first."""
+        with self._door, faults_named(self._connection, self.path):
+            found = self._connection.execute(
+                f"SELECT {_RELEASE} FROM releases WHERE digest = ? ORDER BY created_us, rowid", (digest,)
+            )
+            return tuple(one for row in found if (one := _release(row)) is not None)
+
+    def services(self) -> tuple[str, ...]:
+        """Return the names of all services that have a release."""
+        with self._door, faults_named(self._connection, self.path):
+            return tuple(
+                str(row[0]) for row in self._connection.execute("SELECT DISTINCT service FROM releases")
+            )
+
+    def kept(self, service: str) -> tuple[RegisteredRelease, ...]:
+        """Return the releases whose bundles must stay: live, and the one before."""
+        previous = self.previous(service)
+        return tuple(
+            one
+            for one in self.releases(service)
+            if one.live or (previous is not None and one.label == previous.label)
+        )
+
     def live(self, service: str) -> RegisteredRelease | None:
         """Return the live release of a service."""
         with self._door, faults_named(self._connection, self.path):

@@ -167,6 +167,16 @@ class StateFolder:
         return self.path / "bundles"
 
     @property
+    def releases(self) -> Path:
+        """What was signed of each release: a folder a service, a file a version."""
+        return self.path / "releases"
+
+    @property
+    def trusted_keys(self) -> Path:
+        """Public keys whose releases are accepted."""
+        return self.path / "trusted"
+
+    @property
     def socket(self) -> Path:
         """Where operators' verbs reach the running server; elsewhere when this path is too long for a socket.
 

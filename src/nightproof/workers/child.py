@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,15 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nightproof.base.clock import monotonic_s, utc_now
-from nightproof.base.errors import DeclarationError, FieldError
+from nightproof.base.errors import DeclarationError, FieldError, StateError
 from nightproof.base.frames import FrameReader
 from nightproof.base.strictjson import parse
+from nightproof.base.versions import PYTHON, incompatibilities
 from nightproof.declare.describe import batch_form, describe, types_of
 from nightproof.declare.folder import GoldenCase, load_service, read_golden
 from nightproof.declare.service import DeclaredCheck, Model, Service
 from nightproof.storage import proc
+from nightproof.storage.bundles import verify_folder
 from nightproof.workers import wire
 from nightproof.workers.wire import Answer
 
@@ -38,16 +40,30 @@ _OOM_SCORE = "500"
 _READ_BYTES = 1 << 16
 """Large enough for a usual batch; a buffer of a megabyte would be mapped and unmapped for each frame."""
 _TOLERANCE = 1e-6
-_WATCHED_PACKAGES = (
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "onnxruntime",
-    "mlflow",
-    "mlflow-skinny",
-    "torch",
-    "pydantic",
-)
+_FRAMEWORKS = {
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "polars": "polars",
+    "scipy": "scipy",
+    "scikit-learn": "sklearn",
+    "joblib": "joblib",
+    "skops": "skops",
+    "onnxruntime": "onnxruntime",
+    "mlflow": "mlflow",
+    "mlflow-skinny": "mlflow",
+    "torch": "torch",
+    "safetensors": "safetensors",
+    "transformers": "transformers",
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "jax": "jax",
+    "xgboost": "xgboost",
+    "lightgbm": "lightgbm",
+    "catboost": "catboost",
+    "statsmodels": "statsmodels",
+    "pydantic": "pydantic",
+}
+"""Distributions whose version an answer may depend on, by the module that shows that they are in use."""
 
 
 class LoadedService:
@@ -315,14 +331,35 @@ def _same(got: Any, expected: Any) -> bool:
     return bool(got == expected)
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _WATCHED_PACKAGES:
+def _versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the Python and those of the named distributions that are installed; imports none of them."""
+    found = {PYTHON: platform.python_version()}
+    for package in names:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _frameworks_in_use() -> list[str]:
+    return [package for package, module in _FRAMEWORKS.items() if module in sys.modules]
+
+
+def _refuse_another(message: wire.Load) -> wire.LoadFailed | None:
+    """Say what keeps a release from running here: other frameworks, or other bytes than were registered."""
+    if message.versions and (differ := incompatibilities(message.versions, _versions(message.versions))):
+        return wire.LoadFailed(
+            "release_incompatible",
+            "; ".join(differ) + ".",
+            "Install what it was made with, or make the release again here: nightproof release FOLDER",
+        )
+    if message.digest:
+        try:
+            verify_folder(Path(message.folder), message.digest)
+        except StateError as error:
+            return wire.LoadFailed("release_damaged", error.text, error.hint)
+    return None
 
 
 def _lower_own_standing(memory_mb: int) -> None:
@@ -376,6 +413,9 @@ class Worker:
 
     def _load(self, message: wire.Load) -> None:
         folder = Path(message.folder)
+        if (refused := _refuse_another(message)) is not None:
+            self._send(refused)
+            return
         try:
             service = load_service(folder)
             _lower_own_standing(service.memory_mb)
@@ -399,7 +439,7 @@ class Worker:
             else:
                 gc.collect()
                 gc.freeze()  # what the model loaded stays: the collector need not walk it again
-                self._send(wire.Loaded(self._loaded.golden_cases, _versions()))
+                self._send(wire.Loaded(self._loaded.golden_cases, _versions(_frameworks_in_use())))
 
     def _send(self, message: wire.FromWorker) -> None:
         self._connection.sendall(wire.frame(message))

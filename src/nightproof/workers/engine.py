@@ -12,9 +12,17 @@ from typing import Protocol
 
 import msgspec
 
-from nightproof.base.errors import FieldError
+from nightproof.base.errors import DeclarationError, FieldError
 from nightproof.declare.describe import Description
 from nightproof.workers.decide import Forecast
+
+
+class NotLoaded(DeclarationError):
+    """A release's first worker did not come up; `failure` is the catalogue's name of why."""
+
+    def __init__(self, text: str, *, hint: str = "", failure: str = "model_unavailable") -> None:
+        super().__init__(text, hint=hint)
+        self.failure = failure
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -93,6 +101,17 @@ class Waiter:
         for job in self.jobs:
             if job.waiter is self:
                 self.tell(job, Outcome(failure=job.last_failure or failure))
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release's signed manifest says that each of its workers must hold to while it loads."""
+
+    digest: str = ""
+    """Of the release's files: every worker reads every byte again before it runs one."""
+    versions: dict[str, str] = {}
+    """Of Python and frameworks: on others the release is not loaded."""
+    python: str = ""
+    """The interpreter that its workers start with; empty: the server's."""
 
 
 class EngineSnapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from nightproof.storage import proc
 from nightproof.workers import decide, wire
 from nightproof.workers.budget import RestartBudget
 from nightproof.workers.decide import BatchCost, Forecast, Scale
-from nightproof.workers.engine import EngineSnapshot, Job, Observer, Outcome
+from nightproof.workers.engine import EngineSnapshot, Job, NotLoaded, Observer, Origin, Outcome
 from nightproof.workers.line import Line, Turn, is_dead, tell
 from nightproof.workers.process import ChildProcess, cause_of, scrubbed_environment
 from nightproof.workers.slot import Batch, Slot
@@ -62,8 +62,12 @@ class Pool:
         workers: tuple[int, int] | None = None,
         spares: int | None = None,
         description: Description | None = None,
+        origin: Origin = Origin(),  # noqa: B008 - frozen
     ) -> None:
         self.release = release
+        self.versions: dict[str, str] = {}
+        """Of Python and the frameworks in use, as the last worker that loaded saw them."""
+        self._origin = origin
         self._folder = folder
         self._settings = settings
         self._on_poison = on_poison
@@ -330,6 +334,7 @@ class Pool:
             if self._known is None:
                 self._take_description(message.description)
         elif isinstance(message, wire.Loaded):
+            self.versions = message.versions
             self._became_ready(slot)
         else:
             self._load_failed(slot, message)
@@ -425,7 +430,7 @@ class Pool:
             why=failed.text.partition("\n")[0],
         )
         if self._first is not None and not self._first.done():
-            self._first.set_exception(DeclarationError(failed.text, hint=failed.hint))
+            self._first.set_exception(NotLoaded(failed.text, hint=failed.hint, failure=failed.failure))
         self._end(slot, "load_failed")
 
     @property
@@ -514,7 +519,8 @@ class Pool:
             self._trouble = f"The worker ended while it loaded ({cause})."
             hint = "load or an import in service.py ends the process; run `nightproof check FOLDER`."
         if self._first is not None and not self._first.done():
-            self._first.set_exception(DeclarationError(self._trouble, hint=hint))
+            failure = "model_out_of_memory" if reason == "memory_limit" else "model_unavailable"
+            self._first.set_exception(NotLoaded(self._trouble, hint=hint, failure=failure))
 
     def _retry(self, jobs: list[Job], reason: str, *, inside: bool, outside: bool, now: float) -> None:
         """Give each job of a dead worker another try while time remains; mates are tried one by one."""
@@ -631,7 +637,11 @@ class Pool:
         )
         slot.process = process
         try:
-            await process.start(show_output=self._settings.show_output, environment=scrubbed_environment())
+            await process.start(
+                show_output=self._settings.show_output,
+                environment=scrubbed_environment(),
+                python=self._origin.python,
+            )
         except OSError as error:
             self._turn(slot, "gone")
             self._slots.pop(slot.number, None)
@@ -640,7 +650,8 @@ class Pool:
             if self._first is not None and not self._first.done():
                 self._first.set_exception(DeclarationError(self._trouble, hint="Free memory or processes."))
             return
-        process.send(wire.Load(str(self._folder), _OUTPUT_MOST_BYTES))
+        origin = self._origin
+        process.send(wire.Load(str(self._folder), _OUTPUT_MOST_BYTES, origin.digest, origin.versions))
 
     def _tick(self) -> None:
         self._tick_timer = self._loop.call_later(_TICK_S, self._tick)

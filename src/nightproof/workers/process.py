@@ -73,8 +73,11 @@ class ChildProcess(asyncio.Protocol):
         """The process id; 0 before the start."""
         return self._popen.pid if self._popen else 0
 
-    async def start(self, *, show_output: bool, environment: dict[str, str]) -> None:
-        """Start the program and connect to it. Raises OSError if the system has no room."""
+    async def start(self, *, show_output: bool, environment: dict[str, str], python: str = "") -> None:
+        """Start the program and connect to it; `python` is another interpreter than ours.
+
+        Raises OSError if the system has no room, or there is no such interpreter.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             for end in (ours, theirs):
@@ -83,7 +86,13 @@ class ChildProcess(asyncio.Protocol):
             theirs.setblocking(True)
             # From the main thread: PR_SET_PDEATHSIG fires when the thread that forked ends.
             self._popen = subprocess.Popen(  # noqa: ASYNC220 - a fork of milliseconds, and it must be this thread
-                [sys.executable, "-m", "nightproof.workers.child", str(theirs.fileno()), str(os.getpid())],
+                [
+                    python or sys.executable,
+                    "-m",
+                    "nightproof.workers.child",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=None if show_output else subprocess.DEVNULL,

@@ -14,6 +14,10 @@ class Load(msgspec.Struct, array_like=True, tag=1):
 
     folder: str
     output_most_bytes: int
+    digest: str = ""
+    """What the folder's files must come to, checked before a line of them runs; empty: not a release."""
+    versions: dict[str, str] = {}
+    """What the release was made with; another Python or framework is refused before a line of it runs."""
 
 
 class Run(msgspec.Struct, array_like=True, tag=2):
