@@ -110,7 +110,7 @@ class Runtime:
             on_writer_lost=self._writer_lost,
             is_apart=True,
         )
-        self.releasing = Releasing(self.archive, self._registry, state, settings)
+        self.releasing = Releasing(self.archive, self._registry, state, settings, say=self._say)
         self.intakes = Intakes(self.releasing, state, settings)
         self.notices: list[Differing] = []
         """Folders that are not served as they are, to be told to whoever started the server."""
@@ -226,6 +226,8 @@ class Runtime:
         folder = await asyncio.to_thread(folder.resolve)
         stands = await self.releasing.how_it_stands(folder)
         release, pool = stands.live, None
+        if release is None and stands.registered:
+            release = self._registry.find(stands.service, stands.registered)
         if release is None:
             release, pool = await self._release_first(folder)
         else:
@@ -404,6 +406,13 @@ class Runtime:
             held = self.quarantine.active_fingerprints(served.name, served.live.label, utc_us())
             served.live.poison.clear()  # only now: if it cannot be read, what is known stays
             served.live.poison |= held
+
+    def _say(self, event: str, **named: Any) -> None:
+        """Log what becomes of releases, and count it."""
+        self.house.meters.count_event(
+            event, service=str(named.get("service", "")), reason=str(named.get("failure", ""))
+        )
+        log(event, **named)
 
     def _observe(self, event: str, **named: Any) -> None:
         service, reason = str(named.get("service", "")), str(named.get("reason", named.get("failure", "")))

@@ -416,6 +416,32 @@ _ALL = (
         drill="clock_jump",
     ),
     _condition(
+        "release_unsigned",
+        "A release without a signature that counts",
+        "It carries no signature, one by a key that is not trusted here, or one that does not hold.",
+        drill="release_by_a_stranger",
+    ),
+    _condition(
+        "release_damaged",
+        "A release's bytes are not those that were signed",
+        "A file of it was changed, is missing or does not belong there; none of it is loaded.",
+        severity="page",
+        drill="release_byte_flipped",
+    ),
+    _condition(
+        "release_incompatible",
+        "A release was made with another Python or framework",
+        "The versions under its signature are not those at hand, so it is not loaded here.",
+        severity="page",
+        drill="release_on_another_framework",
+    ),
+    _condition(
+        "release_refused",
+        "The gate refused a release",
+        "A file's format, the types, a golden case, the memory or the version's name spoke against it.",
+        drill="release_worse_than_it_says",
+    ),
+    _condition(
         "certificate_expiring",
         "The TLS certificate ends soon",
         "The certificate that the server presents ends within its warning time.",

@@ -45,13 +45,17 @@ class Client:
         """Tell; return the JSON answer. Raises NightproofError with the server's own words."""
         return self._ask("POST", path, body)
 
-    def _ask(self, method: str, path: str, body: Any) -> Any:
+    def post_bytes(self, path: str, content: bytes) -> Any:
+        """Send bytes as they are; return the JSON answer. Raises NightproofError with the server's own words."""
+        return self._ask("POST", path, None, content=content)
+
+    def _ask(self, method: str, path: str, body: Any, *, content: bytes | None = None) -> Any:
         try:
             transport = httpx.HTTPTransport(uds=self._socket) if self._socket else None
             with httpx.Client(
                 base_url=self._base_url, headers=self._headers, transport=transport, timeout=_WITHIN_S
             ) as client:
-                answer = client.request(method, path, json=body)
+                answer = client.request(method, path, json=body, content=content)
         except httpx.TransportError as error:
             raise NotRunning(
                 f"No server answers for {self._where}.",

@@ -46,6 +46,9 @@ class _Verbs(click.Group):
         "check": ("nightproof.cli.check", "check"),
         "serve": ("nightproof.cli.serve", "serve"),
         "audit": ("nightproof.cli.audit", "audit"),
+        "release": ("nightproof.cli.release", "release"),
+        "releases": ("nightproof.cli.releases", "releases"),
+        "trust": ("nightproof.cli.releases", "trust"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

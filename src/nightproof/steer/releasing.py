@@ -123,13 +123,20 @@ class Releasing:
     """The releases of one state folder. One lock: releases are taken in and collected one after the other."""
 
     def __init__(
-        self, archive: Archive, registry: RegistryStore, state: StateFolder, settings: Settings
+        self,
+        archive: Archive,
+        registry: RegistryStore,
+        state: StateFolder,
+        settings: Settings,
+        *,
+        say: Callable[..., None] = log,
     ) -> None:
         self.files = ReleaseFiles(state)
         self._archive = archive
         self._registry = registry
         self._state = state
         self._settings = settings
+        self._say = say
         self._door = asyncio.Lock()
 
     # -- making and taking in -----------------------------------------------------------------
@@ -250,13 +257,13 @@ class Releasing:
         decision = gate.decide(findings, policy_of(self._settings.releases, asked))
         kinds = sorted({one.kind for one in decision.refusing})
         digest = bundle.digest if bundle else ""
-        log("release_refused", level="warning", failure=decision.failure, version=version, found=kinds)
+        self._say("release_refused", level="warning", failure=decision.failure, version=version, found=kinds)
         await self._archive.note(
             "operator",
             who=asked.who,
             act="release.refuse",
             failure=decision.failure,
-            version=version,
+            release=version,
             digest=digest,
             found=kinds,
             reason=asked.reason,
@@ -291,7 +298,7 @@ class Releasing:
                 who=asked.who,
                 act="release.register",
                 service=facts.service,
-                version=facts.version,
+                release=facts.version,
                 digest=bundle.digest,
                 signed_by=signed.key_id,
                 made_by=facts.made_by,
@@ -303,7 +310,7 @@ class Releasing:
             if self._registry.find(facts.service, facts.version) is None:
                 self.files.remove_signed(facts.service, facts.version)
             raise
-        log("release_registered", service=facts.service, release=facts.version, digest=bundle.digest)
+        self._say("release_registered", service=facts.service, release=facts.version, digest=bundle.digest)
 
     # -- what was signed ----------------------------------------------------------------------
 
@@ -468,7 +475,7 @@ class Releasing:
             ) from error
         finally:
             arriving.unlink(missing_ok=True)
-        log("release_fetched", service=release.service, release=release.label, store=url)
+        self._say("release_fetched", service=release.service, release=release.label, store=url)
 
     async def sweep(self) -> None:
         """Remove what a killed run left half done. Only for who holds the state folder."""
@@ -478,7 +485,7 @@ class Releasing:
                 self.files.remove_signed(service, version)
                 swept += 1
         if swept:
-            log("release_leftovers_removed", level="warning", count=swept)
+            self._say("release_leftovers_removed", level="warning", count=swept)
 
     async def collect(self, who: str, *, only_say: bool = False) -> list[dict[str, Any]]:
         """Remove the files of old releases; return which, with their sizes."""
@@ -619,6 +626,30 @@ class _Listed(msgspec.Struct, frozen=True):
 
     sums: dict[str, str]
     sizes: dict[str, int]
+
+
+async def make_elsewhere(bundle: Bundle, asked: Asked, settings: Settings) -> Manifest:
+    """Judge a bundle where it is made, as far as that can be known there, and describe it. Raises ReleaseRefused."""
+    version = asked.version or f"dev-{bundle.digest[:8]}"
+    _refuse_unfit(bundle, version)
+    policy = policy_of(settings.releases, asked)
+    findings = await examine.formats_of(bundle.path)
+    if not (decision := gate.decide(findings, policy)).accepted:
+        raise ReleaseRefused(decision, findings)
+    origin = Origin(digest=bundle.digest, python=asked.python)
+    examined = await examine.run(bundle.path, origin=origin, settings=settings.workers)
+    findings += examined.findings
+    if not (decision := gate.decide(findings, policy)).accepted or examined.description is None:
+        raise ReleaseRefused(decision, findings)
+    return await make_manifest(
+        bundle,
+        examined.description,
+        examined.versions,
+        version=version,
+        made_by=asked.made_by or asked.who,
+        reason=asked.reason,
+        python=asked.python,
+    )
 
 
 async def make_manifest(
