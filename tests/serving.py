@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from nightproof.storage.registry_store import RegistryStore
 
 ROOT = Path(__file__).parent.parent
 SERVICES = Path(__file__).parent / "material" / "services"
@@ -46,6 +48,18 @@ def make_key(state: Path, role: str = "predict", *more: str) -> str:
     done = run_nightproof("keys", "create", "--role", role, "--state", str(state), "--json", *more)
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout)["key"])
+
+
+def make_live(folder: Path, state: Path, version: str = "") -> str:
+    """Release a folder while no server runs, and make that release live; return its version."""
+    done = run_nightproof(
+        "release", str(folder), "--state", str(state), "--json", *(("--version", version) if version else ())
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    released = json.loads(done.stdout)["released"]
+    with closing(RegistryStore(state / "registry.db")) as registry:
+        registry.set_live(released["service"], released["version"])
+    return str(released["version"])
 
 
 @dataclass

@@ -37,15 +37,9 @@ from nightproof.settings.settings import Settings
 from nightproof.steer import status as steer_status
 from nightproof.steer.archive import Archive
 from nightproof.steer.find import Desk
+from nightproof.steer.from_folder import Differing, release_of
 from nightproof.steer.intake import Intakes
-from nightproof.steer.releasing import (
-    Asked,
-    Differing,
-    FolderState,
-    ReleaseRefused,
-    Releasing,
-    differing,
-)
+from nightproof.steer.releasing import Releasing
 from nightproof.steer.tick import flush_summaries, note, try_again
 from nightproof.steer.upkeep import Upkeep
 from nightproof.storage import proc
@@ -223,32 +217,20 @@ class Runtime:
 
     async def _serve_folder(self, folder: Path) -> None:
         """Serve the live release of the service that the folder declares; the folder itself only where none is live."""
-        folder = await asyncio.to_thread(folder.resolve)
-        stands = await self.releasing.how_it_stands(folder)
-        release, pool = stands.live, None
-        if release is None and stands.registered:
-            release = self._registry.find(stands.service, stands.registered)
-        if release is None:
-            release, pool = await self._release_first(folder)
-        else:
-            self._report(folder, stands, release)
-            await self.releasing.adopt(release)
-        if pool is None:
-            opened = await self.releasing.open(release)
-            pool = self._pool(opened.path, release.label, origin=opened.origin)
-            try:
-                await pool.start()
-            except DeclarationError as error:
-                named = f"{release.service} {release.label}"
-                raise DeclarationError(f"{named} (live): {error.text}", hint=error.hint) from error
+        release, pool = await release_of(
+            folder,
+            self.releasing,
+            self._registry,
+            self.state,
+            pool_of=lambda path, label, origin: self._pool(path, label, origin=origin),
+            on_differs=self._folder_differs,
+        )
         name = pool.description.service
         if name in self.house.services:
             raise DeclarationError(
                 f"{folder} declares service {name!r}, which another folder declares too.",
                 hint="Give one another name.",
             )
-        if not stands.trouble:
-            await asyncio.to_thread(self.releasing.files.remember, folder, name)
         if not release.live:
             self._registry.set_live(name, release.label)
             await note(
@@ -268,19 +250,11 @@ class Runtime:
         if previous is not None and any(way.kind == "previous_release" for way in pool.description.fallbacks):
             self.begin(self._warm_standby(self.house.services[name], previous))
 
-    async def _release_first(self, folder: Path) -> tuple[RegisteredRelease, Pool | None]:
-        """Sign and register a folder of whose service nothing is live yet; its worker goes on serving."""
-        asked = Asked(who="serve", reason="nothing was live", made_by=f"serve {folder}", may_be_unsigned=True)
-        try:
-            released, pool = await self.releasing.release_folder(
-                folder, asked, pool_of=lambda path, label, origin: self._pool(path, label, origin=origin)
-            )
-        except (DeclarationError, ReleaseRefused) as error:
-            raise DeclarationError(f"{folder}: {error.text}", hint=error.hint) from error
-        release = self._registry.find(released.service, released.version)
-        if release is None:
-            raise DeclarationError(f"{folder}: its release {released.version} is not registered.")
-        return release, pool
+    def _folder_differs(self, told: Differing, live: RegisteredRelease) -> None:
+        """Say where a folder is not what is served, and with which commands it would be."""
+        named = {"service": live.service, "live": live.label, "why": told.why, "commands": told.commands}
+        log("folder_not_served", level="warning", **named)
+        self.notices.append(told)
 
     async def _collect_now_and_then(self) -> None:
         """Remove the files of old releases once a day, beginning a while after the start."""
@@ -290,22 +264,6 @@ class Runtime:
                 await self.releasing.collect("server")
             except NightproofError as error:
                 log("release_files_not_collected", level="warning", why=error.text)
-
-    def _report(self, folder: Path, stands: FolderState, live: RegisteredRelease) -> None:
-        """Say where a folder differs from what is live, and with which commands it would be."""
-        if stands.digest == live.digest:
-            return
-        told = differing(folder, stands, live, self.settings.state)
-        log(
-            "folder_not_served",
-            level="warning",
-            folder=str(folder),
-            service=live.service,
-            live=live.label,
-            why=told.why,
-            commands=told.commands,
-        )
-        self.notices.append(told)
 
     def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start what runs beside; it is cancelled at the stop."""

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.books import books_balance, leaves_of, samples
-from tests.serving import SERVICES, Served, serving, wait_until
+from tests.serving import SERVICES, Served, make_live, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +239,7 @@ def test_the_previous_release_answers_where_the_new_one_fails(tmp_path: Path, st
         assert old["standby"] == ""
 
     write_twin(folder, version=2, floor=0.8)
+    make_live(folder, state)
     with serving(folder, state, "--set", "drain_wait_s=0") as served:
         wait_until(lambda: served.status()["services"][0]["standby"] != "")
         (new,) = served.status()["services"]

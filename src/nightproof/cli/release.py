@@ -33,10 +33,10 @@ from nightproof.releases import gate, signing
 from nightproof.releases.manifest import VERSION_FORM, is_version, statement
 from nightproof.settings.load import load
 from nightproof.settings.settings import Settings
-from nightproof.steer import releasing
 from nightproof.steer.archive import archive_of
 from nightproof.steer.intake import PART_MOST_BYTES
-from nightproof.steer.releasing import Asked, ReleaseRefused, Releasing
+from nightproof.steer.making import Asked, ReleaseRefused, make_elsewhere
+from nightproof.steer.releasing import Releasing
 from nightproof.storage import bundle_archive, bundles
 from nightproof.storage.bundle_archive import LISTED, SIGNED
 from nightproof.storage.registry_store import RegistryStore
@@ -50,12 +50,12 @@ _SHOWN_NOTES = 12
 
 
 @click.command()
-@click.argument("what", type=click.Path(path_type=Path, exists=True), metavar="FOLDER|FILE.npb")
+@click.argument("what", type=click.Path(path_type=Path), metavar="FOLDER|FILE.npb")
 @reach_options
 @click.option("--version", help="Name of the release.  [default: dev- and the first digits of its digest]")
 @click.option(
     "--key",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False),
     help="Private key, PEM, that signs it; without one the state folder's own does.",
 )
 @click.option("--reason", default="", help="Why; it is recorded.")
@@ -89,6 +89,8 @@ def release(
     """
     if version is not None and not is_version(version):
         raise click.UsageError(f"{version!r} cannot be a version. Use {VERSION_FORM}.")
+    if not what.exists():
+        raise click.UsageError(f"{what} is neither a folder nor a file.")
     if output is not None and (key is None or not what.is_dir()):
         raise click.UsageError("--output writes a release of a FOLDER that is signed with --key.")
     if what.is_file() and (key is not None or python):
@@ -129,13 +131,13 @@ def release(
 
 def _make(folder: Path, target: Path, key_file: Path, asked: Asked) -> None:
     """Make a signed release of a folder in a file. Raises ReleaseRefused."""
-    key = signing.read_private_key(key_file.read_bytes())
+    key = signing.read_private_key(read_key(key_file))
     settings = load(None, os.environ, {})
 
     async def work() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             bundle = await asyncio.to_thread(bundles.snapshot, folder, Path(scratch))
-            manifest = await releasing.make_elsewhere(bundle, asked, settings)
+            manifest = await make_elsewhere(bundle, asked, settings)
             signed = signing.sign(statement(manifest), key)
             bundle_archive.packed_size(SIGNED, signed, bundle.sizes)
             _write(target, bundle_archive.pack(SIGNED, signed, bundle.path, bundle.sizes))
@@ -244,9 +246,7 @@ def _print(told: dict[str, Any], state: Path, url: str | None, asked: Asked, *, 
         )
     refusing = [one for one in findings if told["state"] == "refused" and _refuses(one, asked)]
     if told["state"] == "refused":
-        show.errors.print(
-            f"[bold red]refused:[/] {told['failure']}  (its page: /runbooks/{told['failure']})"
-        )
+        show.errors.print(f"[bold red]refused:[/] {told['failure']}  (its page: /runbooks/{told['failure']})")
         for one in refusing:
             show.trouble(f"{one['subject']}: {one['text']}" if one["subject"] else one["text"], one["hint"])
     elif told["state"] == "failed":
@@ -302,6 +302,14 @@ def _write(target: Path, chunks: Iterator[bytes]) -> None:
     except OSError as error:
         target.unlink(missing_ok=True)
         raise NightproofError(f"{target} cannot be written: {error.strerror}.", hint="Free space.") from error
+
+
+def read_key(path: Path) -> bytes:
+    """Return a key file's content. Raises NightproofError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NightproofError(f"{path} cannot be read: {error.strerror}.", hint="Name a key in PEM.") from error
 
 
 def _nothing(event: str, **named: Any) -> None:

@@ -17,7 +17,7 @@ from nightproof.base.errors import NightproofError
 from nightproof.cli import show
 from nightproof.cli.main import reach_options, state_option
 from nightproof.cli.offline import LOCAL, running
-from nightproof.cli.release import offline, run, size_in_words
+from nightproof.cli.release import offline, read_key, run, size_in_words
 from nightproof.releases import signing
 from nightproof.releases.manifest import read_statement
 from nightproof.storage import bundle_archive
@@ -99,10 +99,10 @@ async def _collected(state: Path, only_say: bool) -> Any:
 
 
 @releases.command("verify")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE.npb")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.npb")
 @click.option(
     "--key",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     help="Public key, PEM, that must have signed it.",
 )
@@ -112,7 +112,7 @@ def releases_verify(file: Path, key: Path, as_json: bool) -> None:
 
     Exit 1 if it does not hold.
     """
-    public = signing.read_public_key(key.read_bytes())
+    public = signing.read_public_key(read_key(key))
     with tempfile.TemporaryDirectory() as scratch:
         name, first = bundle_archive.read_first(file, most_bytes=signing.MOST_BYTES)
         if name != SIGNED:
@@ -144,7 +144,7 @@ def trust() -> None:
 
 
 @trust.command("add")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @reach_options
 @click.option("--name", default="", help="Whose key it is.")
 @click.option("--service", "services", multiple=True, help="Only for this service; may be repeated.")
@@ -159,7 +159,7 @@ def trust_add(
     reason: str,
 ) -> None:
     """Trust a public key: whoever holds its private one may bring code onto this server."""
-    pem = file.read_bytes()
+    pem = read_key(file)
     key_id = signing.key_id(signing.read_public_key(pem))
     body: dict[str, Any] = {
         "pem": pem.decode(),

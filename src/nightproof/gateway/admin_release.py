@@ -18,7 +18,7 @@ from nightproof.releases.manifest import VERSION_FORM, is_version
 from nightproof.releases.signing import KeyRefused
 from nightproof.runtime import Runtime
 from nightproof.steer.intake import PART_MOST_BYTES
-from nightproof.steer.releasing import Asked
+from nightproof.steer.making import Asked
 
 Act = Callable[[str, bytes], Awaitable[Any]]
 Read = Callable[[bytes, type[Any]], Any]

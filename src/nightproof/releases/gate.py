@@ -15,7 +15,7 @@ Kind = Literal[
     "unsigned", "untrusted_key", "wrong_signature", "malformed", "wrong_service", "damaged", "version_taken",
     "pickle", "native_code", "unknown_format", "disguised", "not_looked_at", "evidence",
     "schema_breaking", "schema_additive", "schema_lies", "versions_differ",
-    "load_failed", "golden_failed", "out_of_memory", "no_golden_cases",
+    "load_failed", "golden_failed", "out_of_memory", "no_golden_cases", "useless_fallback",
 ]  # fmt: skip
 
 
@@ -60,7 +60,9 @@ _FAILURE_OF: dict[Kind, str] = {
     "versions_differ": "release_incompatible",
 }
 """Others end as `release_refused`."""
-_NEVER_REFUSE: frozenset[Kind] = frozenset({"evidence", "schema_additive", "no_golden_cases"})
+_NEVER_REFUSE: frozenset[Kind] = frozenset(
+    {"evidence", "schema_additive", "no_golden_cases", "useless_fallback"}
+)
 
 
 def decide(findings: Sequence[Finding], policy: Policy) -> Decision:

@@ -164,8 +164,7 @@ def _of_description(description: Description) -> list[Finding]:
     for way in description.fallbacks:
         if way.kind == "constant" and (verdict := checks.judge(way.answer)).failure:
             text = f"fallback.constant would be refused by the service's own checks: {verdict.detail}."
-            hint = "Give an answer that fits the output's schema and is at or above confidence_floor."
-            found.append(Finding("load_failed", "", text, hint))
+            found.append(Finding("useless_fallback", "service.py", text))
     if not description.golden_cases:
         text = "It has no golden cases: that it answers rightly was not asked."
         found.append(Finding("no_golden_cases", "golden.jsonl", text))

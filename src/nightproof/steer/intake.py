@@ -18,7 +18,8 @@ import msgspec
 from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import NightproofError, Refusal
 from nightproof.settings.settings import Settings
-from nightproof.steer.releasing import Asked, Released, ReleaseRefused, Releasing, refuse_full_disk
+from nightproof.steer.making import Asked, ReleaseRefused
+from nightproof.steer.releasing import Released, Releasing, refuse_full_disk
 from nightproof.storage.bundles import append_at, arriving_in
 from nightproof.storage.statefolder import StateFolder
 from nightproof.watch.log import log

@@ -9,14 +9,12 @@ release accepted or not at all; a refusal leaves nothing behind and is recorded 
 from __future__ import annotations
 
 import asyncio
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from nightproof import __version__
 from nightproof.base.clock import iso_us, utc_us
 from nightproof.base.errors import DeclarationError, NightproofError, StateError
 from nightproof.declare.describe import Description
@@ -24,19 +22,18 @@ from nightproof.releases import gate, keeping, signing
 from nightproof.releases.gate import Finding, Policy
 from nightproof.releases.manifest import (
     MOST_FILES,
-    VERSION_FORM,
     Facts,
     Manifest,
     ManifestRefused,
     is_name,
-    is_version,
     read_statement,
     statement,
 )
-from nightproof.settings.settings import ReleaseSettings, Settings
+from nightproof.settings.settings import Settings
 from nightproof.steer import examine
 from nightproof.steer.archive import Archive
 from nightproof.steer.examine import Examined
+from nightproof.steer.making import Asked, ReleaseRefused, make_manifest, policy_of, refuse_unfit
 from nightproof.storage import bundle_archive, bundles
 from nightproof.storage.bundle_archive import ArchiveRefused
 from nightproof.storage.bundles import Bundle
@@ -52,30 +49,6 @@ from nightproof.workers.pool import Pool
 OWN_KEY = "this server"
 _SECRET = "release_key"  # noqa: S105 - its name
 PoolOf = Callable[[Path, str, Origin], Pool]
-
-
-class ReleaseRefused(NightproofError):
-    """The gate's no: `failure` is the catalogue's name, `findings` all that was found."""
-
-    def __init__(self, decision: gate.Decision, findings: Sequence[Finding] = ()) -> None:
-        super().__init__(decision.text, hint=decision.hint)
-        self.failure = decision.failure
-        self.findings = list(findings) or decision.refusing
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody wants of a release that is made or taken in."""
-
-    who: str
-    reason: str = ""
-    version: str = ""
-    """Empty: `dev-` and the first digits of the digest."""
-    python: str = ""
-    """Another interpreter for its workers."""
-    made_by: str = ""
-    allow_breaking: bool = False
-    may_be_unsigned: bool = False
-    """Whether the state folder's own key may sign it: for those who own the folder."""
 
 
 class Released(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,25 +71,6 @@ class Opened(msgspec.Struct, frozen=True):
     path: Path
     facts: Facts
     origin: Origin
-
-
-class FolderState(msgspec.Struct, frozen=True, kw_only=True):
-    """How a folder stands to what is live."""
-
-    digest: str = ""
-    service: str = ""
-    live: RegisteredRelease | None = None
-    registered: str = ""
-    """The version under which the folder's present bytes are registered; empty: they are not."""
-    trouble: str = ""
-    """Why the folder could not be read."""
-
-
-class Differing(msgspec.Struct, frozen=True):
-    """A folder that is not served as it is: why, and what to type to have it served."""
-
-    why: str
-    commands: list[str]
 
 
 class Releasing:
@@ -179,7 +133,7 @@ class Releasing:
         try:
             version = signed.manifest.facts.version if signed else asked.version or f"dev-{bundle.digest[:8]}"
             origin = _origin(bundle.digest, signed, asked)
-            _refuse_unfit(bundle, version)
+            refuse_unfit(bundle, version)
             findings = await examine.formats_of(bundle.path)
             await self._decide(findings, asked, bundle, version=version)
             pool = pool_of(bundle.path, version, origin) if pool_of else None
@@ -194,7 +148,7 @@ class Releasing:
             if described is None:
                 raise StateError("The release was loaded and told nothing of itself.")
             known = self._registry.find(described.service, version)
-            if known is not None and self._is_signed(described.service, version):
+            if known is not None and self.is_signed(described.service, version):
                 return _released(
                     bundle, described.service, version, self._signer_of(known), findings, True
                 ), pool
@@ -388,7 +342,8 @@ class Releasing:
             )
         return _Signed(manifest, content, verified.key_id)
 
-    def _is_signed(self, service: str, version: str) -> bool:
+    def is_signed(self, service: str, version: str) -> bool:
+        """Say whether something was signed of a release; whether it holds is asked when it is opened."""
         return self.files.signed_path(service, version).exists()
 
     def _signer_of(self, release: RegisteredRelease) -> str:
@@ -413,34 +368,6 @@ class Releasing:
         if not await asyncio.to_thread(path.is_dir):
             await asyncio.to_thread(self._fetch, release, signed)
         return Opened(path, signed.manifest.facts, _origin(release.digest, signed, None))
-
-    async def how_it_stands(self, folder: Path) -> FolderState:
-        """Compare a folder, by its full path, with what is live: it is only served itself where nothing is."""
-        if not self._registry.services():
-            return FolderState()
-        try:
-            found = await asyncio.to_thread(bundles.fingerprint, folder, self._state.bundles)
-            registered = self._registry.of_digest(found.digest)
-            if registered:
-                service = registered[0].service
-            else:
-                service = await examine.name_of(folder)
-        except DeclarationError as error:
-            service = self.files.remembered(folder)
-            live = self._registry.live(service) if service else None
-            if live is None:
-                raise
-            return FolderState(service=service, live=live, trouble=error.text)
-        live = self._registry.live(service)
-        label = next((one.label for one in registered if one.service == service), "")
-        return FolderState(digest=found.digest, service=service, live=live, registered=label)
-
-    async def adopt(self, release: RegisteredRelease) -> None:
-        """Sign a development release that an earlier Nightproof registered without a signature."""
-        if self._is_signed(release.service, release.label) or not release.label.startswith("dev-"):
-            return
-        asked = Asked(who="serve", reason="registered before releases were signed", version=release.label)
-        await self.release_folder(self._state.bundles / release.digest, asked)
 
     # -- the store, and what is collected -------------------------------------------------------
 
@@ -628,86 +555,6 @@ class _Listed(msgspec.Struct, frozen=True):
     sizes: dict[str, int]
 
 
-async def make_elsewhere(bundle: Bundle, asked: Asked, settings: Settings) -> Manifest:
-    """Judge a bundle where it is made, as far as that can be known there, and describe it. Raises ReleaseRefused."""
-    version = asked.version or f"dev-{bundle.digest[:8]}"
-    _refuse_unfit(bundle, version)
-    policy = policy_of(settings.releases, asked)
-    findings = await examine.formats_of(bundle.path)
-    if not (decision := gate.decide(findings, policy)).accepted:
-        raise ReleaseRefused(decision, findings)
-    origin = Origin(digest=bundle.digest, python=asked.python)
-    examined = await examine.run(bundle.path, origin=origin, settings=settings.workers)
-    findings += examined.findings
-    if not (decision := gate.decide(findings, policy)).accepted or examined.description is None:
-        raise ReleaseRefused(decision, findings)
-    return await make_manifest(
-        bundle,
-        examined.description,
-        examined.versions,
-        version=version,
-        made_by=asked.made_by or asked.who,
-        reason=asked.reason,
-        python=asked.python,
-    )
-
-
-async def make_manifest(
-    bundle: Bundle,
-    described: Description,
-    versions: dict[str, str],
-    *,
-    version: str,
-    made_by: str,
-    reason: str,
-    python: str,
-) -> Manifest:
-    """Describe a release, ready to be signed."""
-    facts = Facts(
-        service=described.service,
-        version=version,
-        bundle=bundle.digest,
-        made=iso_us(utc_us()),
-        made_by=made_by,
-        reason=reason,
-        nightproof=__version__,
-        versions=versions,
-        interpreter=python,
-        input_schema=described.input_schema,
-        output_schema=described.output_schema,
-        golden_cases=described.golden_cases,
-        memory_mb=described.memory_mb,
-        sizes=bundle.sizes,
-        profile=await examine.profile_of(bundle.path, described),
-    )
-    return Manifest(facts, bundle.sums)
-
-
-def differing(folder: Path, stands: FolderState, live: RegisteredRelease, state: Path) -> Differing:
-    """Say that a folder is not what is live, and give the exact commands that would make it so."""
-    where = "" if state == Path(".nightproof") else f" --state {shlex.quote(str(state))}"
-    if stands.trouble:
-        why = f"{live.service} {live.label} is served; {folder} cannot be read: {stands.trouble}"
-        return Differing(why, [f"nightproof check {shlex.quote(str(folder))}"])
-    version = stands.registered or f"dev-{stands.digest[:8]}"
-    promote = f"nightproof promote {live.service} {version} --now{where}"
-    if stands.registered:
-        why = f"{live.service} {live.label} is live and served; {folder} is {version}, which is released and not live."
-        return Differing(why, [promote])
-    why = f"{live.service} {live.label} is live and served; {folder} differs from it and is not."
-    return Differing(why, [f"nightproof release {shlex.quote(str(folder))}{where}", promote])
-
-
-def policy_of(settings: ReleaseSettings, asked: Asked) -> Policy:
-    """Return what the operator allows."""
-    endings = (one.strip().lower() for one in settings.also_allow.split(","))
-    return Policy(
-        allow_pickle=settings.allow_pickle == "signed",
-        also_allow=frozenset(one for one in endings if one),
-        allow_breaking=asked.allow_breaking,
-    )
-
-
 def refuse_full_disk(state: StateFolder, size_bytes: int, settings: Settings) -> None:
     """Raise StateError where a release would take the room that records need."""
     free = state.disk_free_bytes()
@@ -717,23 +564,6 @@ def refuse_full_disk(state: StateFolder, size_bytes: int, settings: Settings) ->
             f" {settings.ledger.disk_low_bytes} are kept for records.",
             hint="Free space, or collect old releases: nightproof releases gc",
         )
-
-
-def _refuse_unfit(bundle: Bundle, version: str) -> None:
-    """Raise DeclarationError for what cannot be listed in a manifest."""
-    if not is_version(version):
-        raise DeclarationError(f"{version!r} cannot be a version.", hint=f"Use {VERSION_FORM}.")
-    if not 0 < bundle.files <= MOST_FILES:
-        raise DeclarationError(
-            f"The folder has {bundle.files} files that belong to it; 1 to {MOST_FILES} are taken.",
-            hint=f"Name what does not belong to it in {bundles.IGNORE_FILE}.",
-        )
-    for name in bundle.sums:
-        if not is_name(name):
-            raise DeclarationError(
-                f"{name[:120]!r} cannot be the name of a file in a release.",
-                hint="Use printable characters without a backslash, at most 240 bytes.",
-            )
 
 
 def _origin(digest: str, signed: _Signed | None, asked: Asked | None) -> Origin:

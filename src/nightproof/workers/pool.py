@@ -24,7 +24,7 @@ from nightproof.workers.budget import RestartBudget
 from nightproof.workers.decide import BatchCost, Forecast, Scale
 from nightproof.workers.engine import EngineSnapshot, Job, NotLoaded, Observer, Origin, Outcome
 from nightproof.workers.line import Line, Turn, is_dead, tell
-from nightproof.workers.process import ChildProcess, cause_of, scrubbed_environment
+from nightproof.workers.process import ChildProcess, cause_of
 from nightproof.workers.slot import Batch, Slot
 from nightproof.workers.suspects import KILLS_FOR_A_VERDICT, Suspects
 
@@ -637,11 +637,7 @@ class Pool:
         )
         slot.process = process
         try:
-            await process.start(
-                show_output=self._settings.show_output,
-                environment=scrubbed_environment(),
-                python=self._origin.python,
-            )
+            await process.start(show_output=self._settings.show_output, python=self._origin.python)
         except OSError as error:
             self._turn(slot, "gone")
             self._slots.pop(slot.number, None)
@@ -650,8 +646,9 @@ class Pool:
             if self._first is not None and not self._first.done():
                 self._first.set_exception(DeclarationError(self._trouble, hint="Free memory or processes."))
             return
-        origin = self._origin
-        process.send(wire.Load(str(self._folder), _OUTPUT_MOST_BYTES, origin.digest, origin.versions))
+        process.send(
+            wire.Load(str(self._folder), _OUTPUT_MOST_BYTES, self._origin.digest, self._origin.versions)
+        )
 
     def _tick(self) -> None:
         self._tick_timer = self._loop.call_later(_TICK_S, self._tick)

@@ -73,7 +73,7 @@ class ChildProcess(asyncio.Protocol):
         """The process id; 0 before the start."""
         return self._popen.pid if self._popen else 0
 
-    async def start(self, *, show_output: bool, environment: dict[str, str], python: str = "") -> None:
+    async def start(self, *, show_output: bool, python: str = "") -> None:
         """Start the program and connect to it; `python` is another interpreter than ours.
 
         Raises OSError if the system has no room, or there is no such interpreter.
@@ -98,7 +98,7 @@ class ChildProcess(asyncio.Protocol):
                 stderr=None if show_output else subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
-                env=environment,
+                env=scrubbed_environment(),
             )
             self._pidfd = os.pidfd_open(self._popen.pid)
             self._loop.add_reader(self._pidfd, self._reap)
