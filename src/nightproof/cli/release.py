@@ -309,7 +309,9 @@ def read_key(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise NightproofError(f"{path} cannot be read: {error.strerror}.", hint="Name a key in PEM.") from error
+        raise NightproofError(
+            f"{path} cannot be read: {error.strerror}.", hint="Name a key in PEM."
+        ) from error
 
 
 def _nothing(event: str, **named: Any) -> None:

@@ -85,7 +85,7 @@ async def _first_release(
     folder: Path, releasing: Releasing, registry: RegistryStore, pool_of: PoolOf
 ) -> tuple[RegisteredRelease, Pool | None]:
     """Sign and register a folder of whose service nothing is live yet; its worker goes on."""
-    asked = Asked(who="serve", reason="nothing was live", made_by=f"serve {folder}", may_be_unsigned=True)
+    asked = Asked(who="serve", reason="nothing was live", made_by=f"serve {folder}", leaves_room=False)
     try:
         released, pool = await releasing.release_folder(folder, asked, pool_of=pool_of)
     except (DeclarationError, ReleaseRefused) as error:
@@ -124,7 +124,9 @@ async def adopt(release: RegisteredRelease, releasing: Releasing, state: StateFo
     """Sign a development release that an earlier Nightproof registered without a signature."""
     if releasing.is_signed(release.service, release.label) or not release.label.startswith("dev-"):
         return
-    asked = Asked(who="serve", reason="registered before releases were signed", version=release.label)
+    asked = Asked(
+        who="serve", reason="registered before releases were signed", version=release.label, leaves_room=False
+    )
     try:
         await releasing.release_folder(state.bundles / release.digest, asked)
     except ReleaseRefused as error:

@@ -43,6 +43,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Another interpreter for its workers."""
     made_by: str = ""
     allow_breaking: bool = False
+    leaves_room: bool = True
+    """Whether the room that records need must stay free on the disk."""
     may_be_unsigned: bool = False
     """Whether the state folder's own key may sign it: for those who own the folder."""
 

@@ -104,6 +104,9 @@ class Releasing:
         the release was there already.
         """
         async with self._door:
+            if asked.leaves_room:
+                size = await asyncio.to_thread(bundles.size_of, folder, self._state.bundles)
+                refuse_full_disk(self._state, size, self._settings)
             bundle = await asyncio.to_thread(bundles.snapshot, folder, self._state.bundles)
             return await self._take(bundle, asked, None, pool_of)
 

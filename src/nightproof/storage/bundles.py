@@ -68,6 +68,13 @@ def snapshot(folder: Path, bundles_dir: Path) -> Bundle:
     return bundle
 
 
+def size_of(folder: Path, bundles_dir: Path) -> int:
+    """Return how many bytes belong to the service. Raises DeclarationError."""
+    if not folder.is_dir():
+        raise DeclarationError(f"{folder} is not a folder.", hint="Name the service's folder.")
+    return sum(source.stat().st_size for _, source in _belonging(folder, away_from=bundles_dir))
+
+
 def fingerprint(folder: Path, bundles_dir: Path) -> Bundle:
     """Say what bundle `snapshot` would make of the folder now, without copying a byte. Raises DeclarationError."""
     if not folder.is_dir():
