@@ -410,6 +410,10 @@ class Releasing:
     async def sweep(self) -> None:
         """Remove what a killed run left half done. Only for who holds the state folder."""
         swept = await asyncio.to_thread(bundles.sweep, self._state.bundles)
+        for digest in await asyncio.to_thread(bundles.present, self._state.bundles):
+            if not self._registry.of_digest(digest):
+                await asyncio.to_thread(bundles.remove, self._state.bundles, digest)
+                swept += 1
         for service, version in self.files.versions():
             if self._registry.find(service, version) is None:
                 self.files.remove_signed(service, version)
