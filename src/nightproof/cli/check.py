@@ -17,7 +17,10 @@ from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
 from nightproof.cli import show
 from nightproof.declare.describe import Description
+from nightproof.releases.gate import Finding, Policy, decide
 from nightproof.settings.settings import WorkerSettings
+from nightproof.steer.examine import formats_of
+from nightproof.storage.bundles import fingerprint
 from nightproof.workers.pool import Pool
 
 
@@ -28,7 +31,8 @@ def check(folder: Path, as_json: bool) -> None:
     """Load a service folder in a worker, run its golden cases, and say what is wrong. Exit 1 if it cannot be served."""
     found = _Findings()
     try:
-        description, load_s = _run(folder)
+        formats, description, load_s = _run(folder)
+        _tell_formats(formats, found)
         _look_closer(description, folder, found)
     except DeclarationError as error:
         found.errors.append({"what": error.text, "do": error.hint})
@@ -44,12 +48,15 @@ class _Findings:
         self.advice: list[dict[str, str]] = []
 
 
-def _run(folder: Path) -> tuple[Description, float]:
+def _run(folder: Path) -> tuple[list[Finding], Description, float]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_load(folder.resolve()))
 
 
-async def _load(folder: Path) -> tuple[Description, float]:
+async def _load(folder: Path) -> tuple[list[Finding], Description, float]:
+    # The folder as a release would have it: what is ignored is not looked at.
+    belonging = await asyncio.to_thread(fingerprint, folder, folder / ".nightproof" / "bundles")
+    formats = await formats_of(folder, belonging.sums)
     pool = Pool(
         folder,
         release="check",
@@ -64,7 +71,13 @@ async def _load(folder: Path) -> tuple[Description, float]:
     took_s = monotonic_s() - began_s
     description = pool.description
     await pool.stop()
-    return description, took_s
+    return formats, description, took_s
+
+
+def _tell_formats(formats: list[Finding], found: _Findings) -> None:
+    """Say what the gate of releases would say of the files, with the usual settings."""
+    for one in decide(formats, Policy()).refusing:
+        found.errors.append({"what": f"{one.subject}: {one.text}", "do": one.hint})
 
 
 def _look_closer(description: Description, folder: Path, found: _Findings) -> None:

@@ -55,6 +55,16 @@ _BROKEN_ZIP = (
     EOFError,
     zlib.error,
 )
+_INERT = (
+    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
+    ("JPEG", 0, b"\xff\xd8\xff"),
+    ("GIF", 0, b"GIF8"),
+    ("Arrow", 0, b"ARROW1\0\0"),
+    ("SQLite", 0, b"SQLite format 3\0"),
+    ("CatBoost", 0, b"CBM1"),
+    ("TensorFlow Lite", 4, b"TFL3"),
+)
+"""Other data that does not run when it is loaded: name, place and bytes that it begins with."""
 _ONNX_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training"}
 
 
@@ -93,6 +103,9 @@ def look(name: str, content: Buffer, *, beside: Container[str] = ()) -> Looked:
         return _pickle(suffix, content)
     if head[:4] == b"PK\x03\x04":
         return _zip(suffix, content)
+    for form, at, magic in _INERT:
+        if head[at : at + len(magic)] == magic:
+            return Looked(form, "data")
     if suffix in _PICKLES:
         return Looked("pickle", "pickle", evidence=["compressed, so that what it imports cannot be listed"])
     if suffix in _TEXTS or _is_text(head):

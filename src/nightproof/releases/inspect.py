@@ -1,8 +1,8 @@
-"""Program: tell the format of every file of a bundle, or put its reference data into figures.
+"""Program: tell the formats of a release's files, or put its reference data into figures.
 
-Started by `steer.releasing` as `python -m nightproof.releases.inspect formats|profile FOLDER [COLUMN…]`, in a
-process of its own with bounded memory and time, since the files are somebody else's. Prints one JSON text. Loads
-no model, imports nothing from the folder.
+Started by `steer.examine` as `python -m nightproof.releases.inspect formats|profile FOLDER`, with the files to look
+at, or the columns to hide, as JSON on standard input: in a process of its own with bounded memory and time, since the
+files are somebody else's. Prints one JSON text. Loads no model, imports nothing from the folder.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ class LookedAt(msgspec.Struct, frozen=True):
     looked: Looked
 
 
-def formats(folder: Path) -> list[LookedAt]:
-    """Look at every file of a folder."""
-    names = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
+def formats(folder: Path, names: list[str]) -> list[LookedAt]:
+    """Look at these files of a folder."""
     beside = frozenset(names)
     found = []
-    for name in names:
+    for name in sorted(names):
         with (folder / name).open("rb") as file:
             if file.seek(0, 2) == 0:
                 found.append(
@@ -69,17 +68,18 @@ def _may_be_empty(name: str) -> bool:
 def main() -> None:
     """Do what the command line says, and print it."""
     end_with_parent()
-    what, folder, *hidden = sys.argv[1:]
+    what, folder = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    named = msgspec.json.decode(sys.stdin.buffer.read(), type=list[str])
     told: Any
     if what == "formats":
-        told = formats(Path(folder))
+        told = formats(Path(folder), named)
     else:
         from nightproof.releases.profile import profile  # pyarrow, only where there is something to profile
 
-        told = profile(Path(folder) / PROFILED, frozenset(hidden))
+        told = profile(Path(folder) / PROFILED, frozenset(named))
     sys.stdout.buffer.write(msgspec.json.encode(told))
 
 

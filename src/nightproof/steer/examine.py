@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,10 +57,10 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
 
 
-async def formats_of(folder: Path) -> list[Finding]:
-    """Look at every file's format, in a child process."""
+async def formats_of(folder: Path, names: Iterable[str]) -> list[Finding]:
+    """Look at the formats of these files, in a child process."""
     try:
-        looked = await _ask_child("formats", [str(folder)], list[LookedAt])
+        looked = await _ask_child("formats", folder, list(names), list[LookedAt])
     except DeclarationError as error:
         return [Finding("not_looked_at", "", error.text, error.hint)]
     return [finding for one in looked for finding in findings_of(one.name, one.looked)]
@@ -95,7 +95,7 @@ async def profile_of(folder: Path, description: Description) -> dict[str, Any] |
         for pointer in (*description.subject_pointers, *description.sensitive_pointers)
     ]
     try:
-        return await _ask_child("profile", [str(folder), *hidden], dict[str, Any])
+        return await _ask_child("profile", folder, hidden, dict[str, Any])
     except DeclarationError as error:
         raise DeclarationError(
             f"{PROFILED} cannot be read: {error.text}",
@@ -204,10 +204,10 @@ async def _trouble_with(python: str) -> str:
     return ""
 
 
-async def _ask_child(what: str, arguments: list[str], kind: type[T]) -> T:
-    command = [sys.executable, "-P", "-m", "nightproof.releases.inspect", what, *arguments]
+async def _ask_child(what: str, folder: Path, named: list[str], kind: type[T]) -> T:
+    command = [sys.executable, "-P", "-m", "nightproof.releases.inspect", what, str(folder)]
     try:
-        code, out, said = await _run(command, within_s=_LOOKING_WITHIN_S)
+        code, out, said = await _run(command, within_s=_LOOKING_WITHIN_S, given=msgspec.json.encode(named))
     except StateError as error:
         raise DeclarationError(error.text, hint=error.hint) from error
     if code:
@@ -216,18 +216,18 @@ async def _ask_child(what: str, arguments: list[str], kind: type[T]) -> T:
     return msgspec.json.decode(out, type=kind)
 
 
-async def _run(command: list[str], *, within_s: float) -> tuple[int, bytes, bytes]:
+async def _run(command: list[str], *, within_s: float, given: bytes = b"") -> tuple[int, bytes, bytes]:
     """Run a program to its end, which comes in any case. Raises StateError where it took too long."""
     process = await asyncio.create_subprocess_exec(
         *command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=scrubbed_environment(),
         start_new_session=True,
     )
     try:
-        out, said = await asyncio.wait_for(process.communicate(), within_s)
+        out, said = await asyncio.wait_for(process.communicate(given), within_s)
     except TimeoutError:
         raise StateError(
             f"Looking at the release took over {within_s:g} s.", hint="Is a file of it broken?"

@@ -54,7 +54,7 @@ async def make_elsewhere(bundle: Bundle, asked: Asked, settings: Settings) -> Ma
     version = asked.version or f"dev-{bundle.digest[:8]}"
     refuse_unfit(bundle, version)
     policy = policy_of(settings.releases, asked)
-    findings = await examine.formats_of(bundle.path)
+    findings = await examine.formats_of(bundle.path, bundle.sums)
     if not (decision := gate.decide(findings, policy)).accepted:
         raise ReleaseRefused(decision, findings)
     origin = Origin(digest=bundle.digest, python=asked.python)

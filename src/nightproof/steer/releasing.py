@@ -137,7 +137,7 @@ class Releasing:
             version = signed.manifest.facts.version if signed else asked.version or f"dev-{bundle.digest[:8]}"
             origin = _origin(bundle.digest, signed, asked)
             refuse_unfit(bundle, version)
-            findings = await examine.formats_of(bundle.path)
+            findings = await examine.formats_of(bundle.path, bundle.sums)
             await self._decide(findings, asked, bundle, version=version)
             pool = pool_of(bundle.path, version, origin) if pool_of else None
             examined = await examine.run(
