@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import sys
 import tarfile
 import textwrap
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -675,6 +677,51 @@ def test_a_release_names_its_own_interpreter_and_its_workers_start_with_that(tmp
     assert command[0] == str(python).encode()
 
 
+def wheel_of(folder: Path, name: str, version: str, source: str) -> tuple[Path, str]:
+    """Write a wheel with one module; return it with its hash."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"{name}.py", source)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_release_with_locked_requirements_runs_in_their_environment_and_no_other(
+    tmp_path: Path, state: Path
+):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    _, digest = wheel_of(wheels, "nightfactor", "1.0", "FACTOR = 2.0")
+    env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    source = SERVICE.replace(
+        'float((artifacts / "factor.txt").read_text())', "__import__('nightfactor').FACTOR"
+    )
+    folder = write_service(tmp_path / "tiny", source=source)
+    without = release(state, folder, "--version", "without", env=env)
+    (folder / "requirements.lock").write_text(f"nightfactor==1.0 --hash=sha256:{'0' * 64}\n")
+    wrong = release(state, folder, "--version", "wrong", env=env)
+    (folder / "requirements.lock").write_text(f"nightfactor==1.0 --hash=sha256:{digest}\n")
+
+    told = release(state, folder, "--version", "locked", env=env)
+    make_live(folder, state, "locked")
+
+    assert_refused(without, "release_refused", "ModuleNotFoundError")
+    assert_refused(wrong, "release_incompatible", "requirements.lock cannot be installed")
+    assert told["state"] == "accepted", told
+    assert facts_of(state, "locked").requirements
+    shutil.rmtree(state / "environments")
+    with serving(folder, state, "--set", "drain_wait_s=0", env=env) as served:
+        (pid,) = served.status()["services"][0]["pids"]
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert served.predict({"x": 2}).json()["output"] == {"y": 4.0}
+    assert command.startswith(f"{state}/environments/".encode())
+
+
 # -- serve, and a folder that somebody edits ------------------------------------------------------------------
 
 
@@ -708,6 +755,19 @@ def test_the_first_serve_signs_and_registers_and_later_ones_only_report_a_folder
         (told,) = events(third, "folder_not_served")[1:]
         assert told["commands"] == [f"nightproof promote tiny {version} --now --state {state}"]
         assert third.predict({"x": 2}).json()["release"] == label
+
+
+def test_a_first_release_of_before_signatures_is_signed_at_the_next_start(tmp_path: Path, state: Path):
+    folder = write_service(tmp_path / "tiny")
+    with serving(folder, state, "--set", "drain_wait_s=0") as first:
+        label = first.predict({"x": 2}).json()["release"]
+    shutil.rmtree(state / "releases")
+
+    with serving(folder, state, "--set", "drain_wait_s=0") as second:
+        again = second.predict({"x": 2}).json()["release"]
+
+    assert again == label
+    assert facts_of(state, label).reason == "registered before releases were signed"
 
 
 @pytest.mark.parametrize("spoil", ["broken", "gone"])

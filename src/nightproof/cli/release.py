@@ -137,7 +137,7 @@ def _make(folder: Path, target: Path, key_file: Path, asked: Asked) -> None:
     async def work() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             bundle = await asyncio.to_thread(bundles.snapshot, folder, Path(scratch))
-            manifest = await make_elsewhere(bundle, asked, settings)
+            manifest = await make_elsewhere(bundle, asked, settings, Path(scratch, ".environments"))
             signed = signing.sign(statement(manifest), key)
             bundle_archive.packed_size(SIGNED, signed, bundle.sizes)
             _write(target, bundle_archive.pack(SIGNED, signed, bundle.path, bundle.sizes))

@@ -49,6 +49,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Of Python and of the frameworks that the release uses, as its worker saw them."""
     interpreter: str = ""
     """The Python that its workers start with; empty: the server's own."""
+    requirements: str = ""
+    """The digest of its locked requirements, in whose environment its workers start; empty: it has none."""
     input_schema: dict[str, Any]
     output_schema: dict[str, Any]
     golden_cases: int

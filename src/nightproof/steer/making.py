@@ -5,20 +5,22 @@ Called by `steer.releasing` on a state folder, and by the command line for a rel
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from nightproof import __version__
 from nightproof.base.clock import iso_us, utc_us
-from nightproof.base.errors import DeclarationError, NightproofError
+from nightproof.base.errors import DeclarationError, NightproofError, StateError
 from nightproof.declare.describe import Description
 from nightproof.releases import gate
 from nightproof.releases.gate import Finding, Policy
 from nightproof.releases.manifest import MOST_FILES, VERSION_FORM, Facts, Manifest, is_name, is_version
 from nightproof.settings.settings import ReleaseSettings, Settings
 from nightproof.steer import examine
-from nightproof.storage import bundles
+from nightproof.storage import bundles, environments
 from nightproof.storage.bundles import Bundle
 from nightproof.workers.engine import Origin
 
@@ -49,7 +51,23 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the state folder's own key may sign it: for those who own the folder."""
 
 
-async def make_elsewhere(bundle: Bundle, asked: Asked, settings: Settings) -> Manifest:
+async def interpreter_for(bundle: Bundle, python: str, environments_dir: Path) -> tuple[str, list[Finding]]:
+    """Return the interpreter that a release's workers start with, and what keeps it from being had.
+
+    The one it names, or that of its locked requirements' environment; empty is the server's own.
+    """
+    if python or environments.LOCK not in bundle.sums:
+        return python, []
+    try:
+        found = await asyncio.to_thread(
+            environments.interpreter_of, environments_dir, bundle.path / environments.LOCK
+        )
+    except StateError as error:
+        return "", [Finding("versions_differ", environments.LOCK, error.text, error.hint)]
+    return str(found), []
+
+
+async def make_elsewhere(bundle: Bundle, asked: Asked, settings: Settings, scratch: Path) -> Manifest:
     """Judge a bundle where it is made, as far as that can be known there, and describe it. Raises ReleaseRefused."""
     version = asked.version or f"dev-{bundle.digest[:8]}"
     refuse_unfit(bundle, version)
@@ -57,7 +75,11 @@ async def make_elsewhere(bundle: Bundle, asked: Asked, settings: Settings) -> Ma
     findings = await examine.formats_of(bundle.path, bundle.sums)
     if not (decision := gate.decide(findings, policy)).accepted:
         raise ReleaseRefused(decision, findings)
-    origin = Origin(digest=bundle.digest, python=asked.python)
+    python, trouble = await interpreter_for(bundle, asked.python, scratch)
+    findings += trouble
+    if not (decision := gate.decide(findings, policy)).accepted:
+        raise ReleaseRefused(decision, findings)
+    origin = Origin(digest=bundle.digest, python=python)
     examined = await examine.run(bundle.path, origin=origin, settings=settings.workers)
     findings += examined.findings
     if not (decision := gate.decide(findings, policy)).accepted or examined.description is None:
@@ -94,6 +116,7 @@ async def make_manifest(
         nightproof=__version__,
         versions=versions,
         interpreter=python,
+        requirements="" if python else bundle.sums.get(environments.LOCK, ""),
         input_schema=described.input_schema,
         output_schema=described.output_schema,
         golden_cases=described.golden_cases,

@@ -33,8 +33,15 @@ from nightproof.settings.settings import Settings
 from nightproof.steer import examine
 from nightproof.steer.archive import Archive
 from nightproof.steer.examine import Examined
-from nightproof.steer.making import Asked, ReleaseRefused, make_manifest, policy_of, refuse_unfit
-from nightproof.storage import bundle_archive, bundles
+from nightproof.steer.making import (
+    Asked,
+    ReleaseRefused,
+    interpreter_for,
+    make_manifest,
+    policy_of,
+    refuse_unfit,
+)
+from nightproof.storage import bundle_archive, bundles, environments
 from nightproof.storage.bundle_archive import ArchiveRefused
 from nightproof.storage.bundles import Bundle
 from nightproof.storage.registry_store import RegisteredRelease, RegistryStore
@@ -135,10 +142,15 @@ class Releasing:
         pool: Pool | None = None
         try:
             version = signed.manifest.facts.version if signed else asked.version or f"dev-{bundle.digest[:8]}"
-            origin = _origin(bundle.digest, signed, asked)
             refuse_unfit(bundle, version)
             findings = await examine.formats_of(bundle.path, bundle.sums)
             await self._decide(findings, asked, bundle, version=version)
+            named = signed.manifest.facts.interpreter if signed else asked.python
+            python, trouble = await interpreter_for(bundle, named, self._state.environments)
+            findings += trouble
+            await self._decide(findings, asked, bundle, version=version)
+            versions = signed.manifest.facts.versions if signed else {}
+            origin = Origin(digest=bundle.digest, versions=versions, python=python)
             pool = pool_of(bundle.path, version, origin) if pool_of else None
             examined = await examine.run(
                 bundle.path, origin=origin, settings=self._settings.workers, pool=pool
@@ -370,7 +382,12 @@ class Releasing:
         path = self._state.bundles / release.digest
         if not await asyncio.to_thread(path.is_dir):
             await asyncio.to_thread(self._fetch, release, signed)
-        return Opened(path, signed.manifest.facts, _origin(release.digest, signed, None))
+        facts = signed.manifest.facts
+        bundle = Bundle(release.digest, path, signed.manifest.sums, facts.sizes)
+        python, trouble = await interpreter_for(bundle, facts.interpreter, self._state.environments)
+        if trouble:
+            raise DeclarationError(f"{named}: {trouble[0].text}", hint=trouble[0].hint)
+        return Opened(path, facts, Origin(digest=release.digest, versions=facts.versions, python=python))
 
     # -- the store, and what is collected -------------------------------------------------------
 
@@ -445,7 +462,17 @@ class Releasing:
                 await asyncio.to_thread(bundles.remove, self._state.bundles, digest)
                 if knobs.store:
                     await asyncio.to_thread(RemoteStore(knobs.store).remove, f"{digest}.npb")
+            await asyncio.to_thread(self._collect_environments, set(present) - set(digests))
             return told
+
+    def _collect_environments(self, digests: set[str]) -> None:
+        """Remove the environments of locks that no release has whose files are here."""
+        locks = {
+            bundles.sum_of(path)
+            for digest in digests
+            if (path := self._state.bundles / digest / environments.LOCK).is_file()
+        }
+        environments.collect(self._state.environments, {environments.name_of(lock) for lock in locks})
 
     def list_all(self, service: str = "") -> list[dict[str, Any]]:
         """Describe the releases of a service, or of all: who made what when, and whether its files are here."""
@@ -571,13 +598,6 @@ def refuse_full_disk(state: StateFolder, size_bytes: int, settings: Settings) ->
             f" {settings.ledger.disk_low_bytes} are kept for records.",
             hint="Free space, or collect old releases: nightproof releases gc",
         )
-
-
-def _origin(digest: str, signed: _Signed | None, asked: Asked | None) -> Origin:
-    if signed is not None:
-        facts = signed.manifest.facts
-        return Origin(digest=digest, versions=facts.versions, python=facts.interpreter)
-    return Origin(digest=digest, python=asked.python if asked else "")
 
 
 def _released(

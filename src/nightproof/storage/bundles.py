@@ -284,6 +284,11 @@ def write_new(target: Path, chunks: Iterable[bytes]) -> None:
         os.fsync(taken.fileno())
 
 
+def sum_of(path: Path) -> str:
+    """Return the SHA-256 of a file, hex."""
+    return _sum_of(path)[0]
+
+
 def _sum_of(path: Path) -> tuple[str, int]:
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size

@@ -172,6 +172,11 @@ class StateFolder:
         return self.path / "releases"
 
     @property
+    def environments(self) -> Path:
+        """Environments of releases that bring locked requirements."""
+        return self.path / "environments"
+
+    @property
     def trusted_keys(self) -> Path:
         """Public keys whose releases are accepted."""
         return self.path / "trusted"
