@@ -8,6 +8,7 @@ files are somebody else's. Prints one JSON text. Loads no model, imports nothing
 from __future__ import annotations
 
 import mmap
+import os
 import resource
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from nightproof.base.lifeline import end_with_parent
 from nightproof.releases.formats import Looked, look
+from nightproof.storage import proc
 
 MEMORY_BYTES = 2 * 1024**3
 CPU_S = 600
@@ -67,7 +68,7 @@ def _may_be_empty(name: str) -> bool:
 
 def main() -> None:
     """Do what the command line says, and print it."""
-    end_with_parent()
+    proc.die_with(os.getppid())
     what, folder = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))

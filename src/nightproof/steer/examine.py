@@ -140,7 +140,7 @@ async def name_of(folder: Path) -> str:
     """Ask a child process which service a folder declares. Raises DeclarationError."""
     try:
         code, out, said = await _run(
-            [sys.executable, "-P", "-m", "nightproof.declare.naming", str(folder)], within_s=60.0
+            [sys.executable, "-P", "-m", "nightproof.releases.naming", str(folder)], within_s=60.0
         )
     except StateError as error:
         raise DeclarationError(

@@ -14,11 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nightproof
 from nightproof.base.errors import StateError
 from nightproof.storage.statefolder import write_durably
 
 LOCK = "requirements.lock"
+_OURS = str(Path(__file__).parents[2])
 _READY = "ready"
 _WITHIN_S = 900.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -31,8 +31,8 @@ def digest_of_lock(lock: bytes) -> str:
 
 
 def name_of(lock_digest: str) -> str:
-    """Name the environment of a lock, for this Python and this Nightproof."""
-    text = f"{lock_digest} {sys.version} {nightproof.__version__} {nightproof.__file__}"
+    """Name the environment of a lock, for this Python and this installation of Nightproof."""
+    text = f"{lock_digest} {sys.version} {_OURS}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -74,8 +74,7 @@ def collect(environments: Path, needed: set[str]) -> list[str]:
 
 def _own_paths() -> list[str]:
     """Return where the server's own packages are: ours first, since it may be installed for editing."""
-    ours = str(Path(nightproof.__file__).parents[1])
-    return [ours, *(path for path in sys.path if path.endswith("-packages") and path != ours)]
+    return [_OURS, *(path for path in sys.path if path.endswith("-packages") and path != _OURS)]
 
 
 def _run(command: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Program: print the name of the service that a folder declares. Runs user code, so in a process of its own.
 
-Started by `steer.examine` as `python -m nightproof.declare.naming FOLDER`. Loads no model.
+Started by `steer.examine` as `python -m nightproof.releases.naming FOLDER`. Loads no model.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 
 from nightproof.base.errors import DeclarationError
-from nightproof.base.lifeline import end_with_parent
 from nightproof.declare.folder import load_service
+from nightproof.storage import proc
 
 _MEMORY_BYTES = 4 * 1024**3
 
 
 def main() -> None:
     """Import the folder's service.py and print the name, or on standard error why not."""
-    end_with_parent()
+    proc.die_with(os.getppid())
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     answer = os.dup(1)
     os.dup2(2, 1)  # what service.py prints is not the answer
