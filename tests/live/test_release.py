@@ -412,6 +412,27 @@ def test_half_an_archive_and_what_is_none_are_refused(served: Served, good: Path
     assert_nothing_came_of_it(served, before)
 
 
+def test_what_arrives_is_bounded_and_taken_in_order(served: Served, good: Path):
+    content = good.read_bytes()
+    tell = served.operate
+
+    too_large = tell("POST", "/admin/releases", {"size": 2**50})
+    begun = tell("POST", "/admin/releases", {"size": len(content)}).json()
+    path = f"/admin/releases/{begun['id']}"
+    gap = tell("POST", f"{path}/part/10", "x")
+    early = tell("POST", f"{path}/finish")
+    others = [tell("POST", "/admin/releases", {"size": 10}) for _ in range(4)]
+    for one in (begun, *(other.json() for other in others[:3])):
+        tell("POST", f"/admin/releases/{one['id']}/abandon")
+    unknown = tell("GET", path)
+
+    assert (too_large.status_code, too_large.json()["failure"]) == (413, "oversized_request")
+    assert (gap.status_code, "comes next" in gap.json()["detail"]) == (422, True)
+    assert (early.status_code, "have come" in early.json()["detail"]) == (422, True)
+    assert [one.status_code for one in others] == [200, 200, 200, 503]
+    assert unknown.status_code == 404
+
+
 def test_a_stranger_s_signature_is_refused_and_nothing_of_it_is_unpacked(
     served: Served, tmp_path: Path, keys: dict[str, Key]
 ):

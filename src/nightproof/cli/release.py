@@ -198,13 +198,12 @@ def _upload(client: Client, chunks: Iterator[bytes], size: int, asked: Asked) ->
         "allow_breaking": asked.allow_breaking,
     }
     intake = client.post("/admin/releases", body)["id"]
-    at = 0
-    with Progress(disable=size < _SHOW_FROM_BYTES, transient=True, console=show.errors) as progress:
-        task = progress.add_task("sending", total=size)
-        for part in _parts(chunks):
-            client.post_bytes(f"/admin/releases/{intake}/part/{at}", part)
-            at += len(part)
-            progress.update(task, completed=at)
+    try:
+        _send(client, intake, chunks, size)
+    except BaseException:
+        with contextlib.suppress(NightproofError):
+            client.post(f"/admin/releases/{intake}/abandon")  # its place is free for others at once
+        raise
     told: dict[str, Any] = client.post(f"/admin/releases/{intake}/finish")
 
     async def wait() -> dict[str, Any]:
@@ -217,6 +216,16 @@ def _upload(client: Client, chunks: Iterator[bytes], size: int, asked: Asked) ->
 
     with show.errors.status("judging it: bytes, formats, types, golden cases"):
         return run(wait())
+
+
+def _send(client: Client, intake: str, chunks: Iterator[bytes], size: int) -> None:
+    at = 0
+    with Progress(disable=size < _SHOW_FROM_BYTES, transient=True, console=show.errors) as progress:
+        task = progress.add_task("sending", total=size)
+        for part in _parts(chunks):
+            client.post_bytes(f"/admin/releases/{intake}/part/{at}", part)
+            at += len(part)
+            progress.update(task, completed=at)
 
 
 def _parts(chunks: Iterator[bytes]) -> Iterator[bytes]:

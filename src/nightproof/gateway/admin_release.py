@@ -24,7 +24,7 @@ Act = Callable[[str, bytes], Awaitable[Any]]
 Read = Callable[[bytes, type[Any]], Any]
 
 _PART = re.compile(r"/admin/releases/([0-9a-f]{16})/part/([0-9]{1,15})")
-_INTAKE = re.compile(r"/admin/releases/([0-9a-f]{16})(/finish)?")
+_INTAKE = re.compile(r"/admin/releases/([0-9a-f]{16})(?:/(finish|abandon))?")
 _Short = Annotated[str, msgspec.Meta(max_length=1_000)]
 
 
@@ -86,8 +86,10 @@ class ReleaseRoutes:
             return Action.RELEASE, lambda who, body: self._runtime.intakes.take(intake_id, at, body)
         if match := _INTAKE.fullmatch(path):
             intake_id = match[1]
-            if match[2] and method == "POST":
+            if match[2] == "finish" and method == "POST":
                 return Action.RELEASE, lambda who, _: self._finish(intake_id)
+            if match[2] == "abandon" and method == "POST":
+                return Action.RELEASE, lambda who, _: self._abandon(intake_id)
             if not match[2] and method == "GET":
                 return Action.RELEASE, lambda who, _: self._told(intake_id)
         return None
@@ -122,6 +124,9 @@ class ReleaseRoutes:
 
     async def _finish(self, intake_id: str) -> Any:
         return self._runtime.intakes.finish(intake_id, self._runtime.begin)
+
+    async def _abandon(self, intake_id: str) -> Any:
+        return self._runtime.intakes.abandon(intake_id)
 
     async def _told(self, intake_id: str) -> Any:
         return self._runtime.intakes.told(intake_id)

@@ -132,6 +132,13 @@ class Intakes:
             begin(self._judge(intake))
         return self._tell(intake)
 
+    def abandon(self, intake_id: str) -> Told:
+        """Expect the rest no longer; what is judged already goes on. Raises Refusal for one that is not known."""
+        intake = self._find(intake_id)
+        if not intake.is_judged:
+            self._drop(intake)
+        return self._tell(intake)
+
     def told(self, intake_id: str) -> Told:
         """Say how far it is. Raises Refusal for one that is not known."""
         return self._tell(self._find(intake_id))
