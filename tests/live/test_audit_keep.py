@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from nightproof.storage.ledger_store import LedgerReader
 from nightproof.storage.master_key import read_master_key
 from nightproof.storage.statefolder import StateFolder
 from nightproof.storage.vault_store import VaultStore
-from tests.serving import Served, run_nightproof, serving
+from tests.callers import entries_of, leaf_of
+from tests.serving import ROOT, Served, run_nightproof, serving, wait_until
 
 MARK = "unforgettable-7c1e"
 YEAR_US = 365 * 86_400 * 1_000_000
@@ -74,6 +76,46 @@ def test_contents_past_their_time_are_gone_from_file_and_log(state: Path):
     assert (state / "ledger.db-wal").exists() is False, "a clean stop leaves no log behind"
     assert shown(state, ids[0])[0]["content_state"] == "expired"
     assert run_nightproof("audit", "verify", "--state", str(state)).returncode == 0
+
+
+def test_a_clock_that_jumps_ahead_destroys_nothing_until_somebody_has_looked(state: Path, tmp_path: Path):
+    """The server's own look for content past its time, on a machine whose clock was set a year ahead."""
+    ahead = tmp_path / "ahead"
+    env = {
+        "NIGHTPROOF_RETENTION_EVERY_S": "0.2",
+        "JUMPING_CLOCK": str(ahead),
+        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'jumping_clock'}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    with serving("clinic", state, env=env) as served:
+        request_id = ask(served, "p1")
+        ahead.write_text(str(400 * 86_400))
+        wait_until(lambda: "clock" in {one["name"] for one in unwell(served)})
+        wait_until(lambda: jumps_in(state))
+        looks = served.metrics()
+        assert request_id in sealed_payloads(state), "a year and more later its time is over"
+        shown_unwell = run_nightproof("status", "--state", str(state)).stdout
+        trusted = served.operate("POST", "/admin/audit/expire", {})
+        assert "clock" not in {one["name"] for one in unwell(served)}
+        assert served.stop() == 0
+
+    assert len(jumps_in(state)) == 1, "it is said once, not at each look"
+    assert abs(jumps_in(state)[0]["ahead_s"] - 400 * 86_400) < 60
+    assert 'event="clock_jumped"' in looks
+    assert "✗ clock" in shown_unwell
+    assert trusted.json()["dropped"] == {"clinic": 1}, trusted.text
+    assert request_id not in sealed_payloads(state)
+    assert run_nightproof("audit", "verify", "--state", str(state)).returncode == 0
+
+
+def unwell(served: Served) -> list[dict[str, Any]]:
+    """Return the components that are not well."""
+    return [one for one in served.status()["components"] if not one["ok"]]
+
+
+def jumps_in(state: Path) -> list[dict[str, Any]]:
+    """Return what the log says of jumps of the clock."""
+    told = [leaf_of(one) for one in entries_of(state) if one.kind == "server"]
+    return [one for one in told if one["event"] == "clock_jumped"]
 
 
 def test_a_hold_keeps_contents_until_it_ends(state: Path):
