@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from hashlib import sha256
+from hashlib import blake2b, sha256
+from secrets import token_bytes
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +24,8 @@ from nightproof.storage.ledger_rows import Checkpoint, StoredEntry
 _PAGE: Final = 2_000
 _MOST_FINDINGS = 100
 _LEAST: Final = -(2**63)
+_BUCKETS: Final = 4_096
+_MOST_LOOKED_INTO: Final = 8
 _META: Final = {"origin", "vkey"}
 _RETENTION_KINDS = ("retention",)
 _ERASURE_KINDS = ("erasure",)
@@ -151,6 +154,7 @@ class _Verification:
         self._size = reader.size()
         self._origin = reader.read_meta("origin") or ""
         self._tree = Tree()
+        self._subjects = _SubjectSums(self._size)
         self._erased = self._expired = 0
         self._anchors = self._read_anchors(anchors)
         self._notes = _Stored(reader)
@@ -258,7 +262,6 @@ class _Verification:
                         self._judge_at(stop)
                     stop = next(stops, None)
             self._grow(hashes)
-            self._judge_subjects(page)
             self._progress(seq, self._size)
 
     def _grow(self, hashes: list[bytes]) -> None:
@@ -327,20 +330,37 @@ class _Verification:
                     seq,
                     entry_id,
                 )
-        if self._allowed.erased_in and self._allowed.is_erased(_subjects_of(facts), seq):
-            self._erased += 1
+        if "sub" in facts:
+            for subject in _named_in(facts):
+                self._subjects.add(seq, subject, 1)
+            if self._allowed.erased_in and self._allowed.is_erased(_subjects_of(facts), seq):
+                self._erased += 1
 
-    def _judge_subjects(self, page: Sequence[StoredEntry]) -> None:
-        named = {
-            (entry.seq, bytes.fromhex(subject))
-            for entry in page
-            if b'"sub":[' in entry.leaf
-            for subject in _subjects_of(_facts(entry.leaf))
-            if _is_hex(subject)
-        }
-        stored = set(self._reader.subjects(page[0].seq, page[-1].seq))
-        for seq, _ in sorted(named ^ stored)[:_MOST_FINDINGS]:
-            self._findings.add("subjects", f"The index of subjects differs from record {seq}.", seq)
+    def _judge_subjects(self) -> None:
+        """Hold the index of subjects to the leaves: read it once, and look into the places that differ."""
+        size, outside = self._tree.size, 0
+        for seq, subject in self._reader.all_subjects():
+            if 0 <= seq < size:
+                self._subjects.add(seq, subject, -1)
+            elif not self._has_gap and outside < _MOST_FINDINGS:
+                outside += 1
+                self._findings.add("subjects", f"The index of subjects names {seq}, which is no record.", seq)
+        for at, places in enumerate(self._subjects.differing()):
+            first, last = places[0], min(places[-1], size - 1)
+            if at >= _MOST_LOOKED_INTO:
+                self._findings.add("subjects", f"The index of subjects differs among {first} to {last}.")
+                continue
+            stored = set(self._reader.subjects(first, last))
+            for seq, _ in sorted(self._named(first, last) ^ stored)[:_MOST_FINDINGS]:
+                self._findings.add("subjects", f"The index of subjects differs from record {seq}.", seq)
+
+    def _named(self, first: int, last: int) -> set[tuple[int, bytes]]:
+        """Return the pairs that the leaves from one record to another name."""
+        named: set[tuple[int, bytes]] = set()
+        while first <= last and (page := self._reader.entries(first, min(_PAGE, last + 1 - first))):
+            named |= {(one.seq, subject) for one in page for subject in _named_in(_facts(one.leaf))}
+            first = page[-1].seq + 1
+        return named
 
     def _stops(self) -> Iterator[int]:
         """Yield the sizes at which a root is to be compared, in order, each once."""
@@ -426,7 +446,8 @@ class _Verification:
                 self._size,
             )
         if not self._has_gap:
-            self._judge_what_has_no_place()
+            self._count_rows()
+        self._judge_subjects()
         level, width = 0, self._size // 256
         levels = self._reader.levels()
         wanted = 0
@@ -443,14 +464,38 @@ class _Verification:
         for text in self._reader.oddities():
             self._findings.add("database", text)
 
-    def _judge_what_has_no_place(self) -> None:
+    def _count_rows(self) -> None:
         """Find rows that stand outside of the log: they would be found by a search, and shown."""
         rows = self._reader.count()
         if rows != self._size:
             self._findings.add("sequence", f"The log has {self._size} records, and {rows} are stored.")
-        outside = self._reader.subjects(_LEAST, -1) + self._reader.subjects(self._size, -_LEAST - 1)
-        for seq, _ in sorted(outside)[:_MOST_FINDINGS]:
-            self._findings.add("subjects", f"The index of subjects names {seq}, which is no record.")
+
+
+class _SubjectSums:
+    """The difference between the subjects that leaves name and those of the index, in constant memory.
+
+    The index stands in the order of people, the log in that of time, and neither can be held. What both sides
+    have adds up to nothing: each pair counts as its keyed hash, added for a leaf and taken away for the index,
+    in a sum for each stretch of the log. The key is drawn anew for each run, so nobody can make up pairs whose
+    hashes add up to those of others.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._key = token_bytes(16)
+        self._width = max(1, -(-size // _BUCKETS))
+        self._sums: dict[int, int] = {}
+
+    def add(self, seq: int, subject: bytes, sign: int) -> None:
+        """Count a pair: `sign` 1 where a leaf names it, -1 where the index does."""
+        told = blake2b(b"%d " % seq + subject, key=self._key, digest_size=16).digest()
+        at = seq // self._width
+        self._sums[at] = self._sums.get(at, 0) + sign * int.from_bytes(told)
+
+    def differing(self) -> list[range]:
+        """Return the stretches in which the two sides are not the same, in order."""
+        return [
+            range(at * self._width, (at + 1) * self._width) for at in sorted(self._sums) if self._sums[at]
+        ]
 
 
 class _Stored:
@@ -498,6 +543,11 @@ def _subjects_of(facts: dict[str, Any]) -> list[str]:
     """Return the pseudonyms that a leaf names; none where it was replaced by something else."""
     named = facts.get("sub", [])
     return [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
+
+
+def _named_in(facts: dict[str, Any]) -> set[bytes]:
+    """Return the pseudonyms that a leaf names, as the index holds them."""
+    return {bytes.fromhex(one) for one in _subjects_of(facts) if _is_hex(one)}
 
 
 def _reaches(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:

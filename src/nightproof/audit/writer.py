@@ -59,8 +59,18 @@ class LogWriter:
         return self._commit([entry.row for entry in entries], must_seal=False)
 
     def place_of(self, row: Row) -> int | None:
-        """Return the place of a row that a writer before this one may have written; None where it has not."""
-        return next((one.seq for one in self.store.by_id(row.id) if one.leaf == row.leaf), None)
+        """Return the place of a row that a writer before this one may have written; None where it has not.
+
+        Asked under the log's head, which in PostgreSQL a commit of a writer that is gone may still hold: whoever
+        looked past it would not see that commit, and write the batch a second time.
+        """
+        head = self.store.begin()
+        try:
+            if head.size != self._tree.size:
+                self._take_in_others(head)
+            return next((one.seq for one in self.store.by_id(row.id) if one.leaf == row.leaf), None)
+        finally:
+            self.store.abandon()
 
     def seal(self) -> None:
         """Sign a checkpoint over all there is, unless the last one covers it."""

@@ -18,6 +18,7 @@ from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import NightproofError
 from nightproof.settings.settings import LedgerSettings
 from nightproof.storage.ledger_protocol import LedgerWriting
+from nightproof.storage.ledger_rows import Row
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 
 
@@ -29,6 +30,7 @@ class OpenLog(NamedTuple):
     vkey: str = ""
 
 
+_ASK_AGAIN = 3
 OpenWith = Callable[[Callable[[messages.FromWriter], None]], OpenLog]
 """Open the log, given where to tell of each checkpoint. Raises what keeps it shut."""
 
@@ -88,7 +90,7 @@ def _wait_s(log: LogWriter, settings: LedgerSettings, unchecked_rows: int) -> fl
 def _write(channel: Channel, log: LogWriter, batch: messages.Write) -> bool:
     """Write a batch and tell what became of it; return whether the log may be written after it."""
     try:
-        first_seq = log.place_of(batch.entries[0].row) if batch.is_again else None
+        first_seq = _place_of(log, batch.entries[0].row) if batch.is_again else None
         if first_seq is None:
             first_seq = log.write(batch.entries)
     except StorageUnavailable as error:
@@ -100,6 +102,22 @@ def _write(channel: Channel, log: LogWriter, batch: messages.Write) -> bool:
         return False
     channel.send(messages.Written(batch.number, first_seq))
     return True
+
+
+def _place_of(log: LogWriter, row: Row) -> int | None:
+    """Ask where a row is that a writer before may have written; raises StorageOutcomeUnknown where nobody says.
+
+    A log that cannot be asked is no certain no: the row may be there.
+    """
+    for _ in range(_ASK_AGAIN - 1):
+        try:
+            return log.place_of(row)
+        except StorageUnavailable:
+            continue
+    try:
+        return log.place_of(row)
+    except StorageUnavailable as error:
+        raise StorageOutcomeUnknown(error.text, hint=error.hint) from error
 
 
 def _do(channel: Channel, store: LedgerWriting, job: messages.Do) -> bool:

@@ -27,6 +27,7 @@ SCHEMA = "nightproof"
 _COLUMNS = "seq, id, at_us, kind, service, release, caller, ending, failure, idem, leaf, payload"
 _MOST_ROWS = 256
 _EMPTY = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+_PAGE_ROWS = 5_000
 _ASK_AGAIN = 3
 _MIGRATION_LOCK = 0x4E505246
 _TABLES = {
@@ -82,8 +83,17 @@ class _Postgres:
         return [row[0] for row in found]
 
     def search(self, query: Query) -> list[StoredEntry]:
-        """Return up to `query.most` entries that match all that is asked, in the order of their time."""
+        """Return up to `query.most` entries that match all that is asked, by their time, or by their place."""
         conditioned, values = conditions(query, placeholder="%s")
+        order = "DESC" if query.newest_first else "ASC"
+        if query.subject:
+            found = self._all(
+                f"SELECT {_COLUMNS} FROM subjects JOIN entries USING (seq) WHERE {' AND '.join(conditioned)}"
+                f" ORDER BY subjects.seq {order} LIMIT %s",
+                *values,
+                query.most,
+            )
+            return [StoredEntry(*row) for row in found]
         if query.before_seq is not None:
             start = self.entries(query.before_seq, 1)
             if not start:
@@ -91,15 +101,8 @@ class _Postgres:
             sign = "<" if query.newest_first else ">"
             conditioned.append(f"(at_us, seq) {sign} (%s, %s)")
             values += [start[0].at_us, start[0].seq]
-        order = "DESC" if query.newest_first else "ASC"
         condition = f"WHERE {' AND '.join(conditioned)}" if conditioned else ""
-        join = "subjects JOIN entries USING (seq)" if query.subject else "entries"
-        found = self._all(
-            f"SELECT {_COLUMNS} FROM {join} {condition} ORDER BY at_us {order}, seq {order} LIMIT %s",
-            *values,
-            query.most,
-        )
-        return [StoredEntry(*row) for row in found]
+        return self._select(f"{condition} ORDER BY at_us {order}, seq {order} LIMIT %s", *values, query.most)
 
     def of_kind(self, *kinds: str) -> Iterator[StoredEntry]:
         """Go through all entries of these kinds, oldest first; quick for every kind but `request`."""
@@ -174,6 +177,14 @@ class _Postgres:
             "SELECT seq, subject FROM subjects WHERE seq BETWEEN %s AND %s", first_seq, last_seq
         )
         return [(int(seq), bytes(subject)) for seq, subject in found]
+
+    def all_subjects(self) -> Iterator[tuple[int, bytes]]:
+        """Go through all pairs of seq and subject, by subject, without holding them; within a `snapshot`."""
+        with faults_named(self._url), self._connection.cursor(name="all_subjects") as cursor:
+            cursor.itersize = _PAGE_ROWS
+            cursor.execute("SELECT seq, subject FROM subjects ORDER BY subject, seq")
+            for seq, subject in cursor:
+                yield int(seq), bytes(subject)
 
     def count_subject(self, subject: bytes) -> int:
         """Count the entries about a subject."""

@@ -42,7 +42,10 @@ class LedgerReading(Protocol):
         """Return up to `most` leaves from `first_seq` on."""
 
     def search(self, query: Query) -> list[StoredEntry]:
-        """Return up to `query.most` entries that match all that is asked, in the order asked for."""
+        """Return up to `query.most` entries that match all that is asked, by their time, or by their place.
+
+        By place, the order in which they were written, where a subject is asked for: that is its index's order.
+        """
 
     def of_kind(self, *kinds: str) -> Iterator[StoredEntry]:
         """Go through all entries of these kinds, oldest first; quick for every kind but `request`."""
@@ -73,6 +76,9 @@ class LedgerReading(Protocol):
 
     def subjects(self, first_seq: int, last_seq: int) -> list[tuple[int, bytes]]:
         """Return the pairs of seq and subject of these entries."""
+
+    def all_subjects(self) -> Iterator[tuple[int, bytes]]:
+        """Go through all pairs of seq and subject, by subject, without holding them; within a `snapshot`."""
 
     def count_subject(self, subject: bytes) -> int:
         """Count the entries about a subject."""

@@ -38,6 +38,7 @@ from nightproof.storage.sqlite import (
 VERSION = 2
 MOST_ROWS = 64
 """Most rows of one statement; a larger batch takes several, in one transaction."""
+_CHECK_CACHE_KIB = 65_536
 WINDOW_ROWS = 20_000
 """Most records that one step of `drop_payloads` looks at."""
 
@@ -124,9 +125,17 @@ class _Ledger:
         return [row[0] for row in found]
 
     def search(self, query: Query) -> list[StoredEntry]:
-        """Return up to `query.most` entries that match all that is asked, in the order of their time."""
+        """Return up to `query.most` entries that match all that is asked, by their time, or by their place."""
         where, values = conditions(query, placeholder="?")
-        start: list[StoredEntry] = []
+        order = "DESC" if query.newest_first else "ASC"
+        if query.subject:
+            # CROSS JOIN holds SQLite to the order of the subject's index: a page is read and nothing behind it.
+            return self._select_from(
+                f"SELECT {_COLUMNS} FROM subjects CROSS JOIN entries USING (seq)",
+                f"WHERE {' AND '.join(where)} ORDER BY subjects.seq {order} LIMIT ?",
+                *values,
+                query.most,
+            )
         if query.before_seq is not None:
             start = self.entries(query.before_seq, 1)
             if not start:
@@ -134,15 +143,8 @@ class _Ledger:
             sign = "<" if query.newest_first else ">"
             where.append(f"(at_us, seq) {sign} (?, ?)")
             values += [start[0].at_us, start[0].seq]
-        order = "DESC" if query.newest_first else "ASC"
         condition = f"WHERE {' AND '.join(where)}" if where else ""
-        if query.subject:
-            source = f"SELECT {_COLUMNS} FROM subjects JOIN entries USING (seq)"
-        else:
-            source = f"SELECT {_COLUMNS} FROM entries"
-        return self._select_from(
-            source, f"{condition} ORDER BY at_us {order}, seq {order} LIMIT ?", *values, query.most
-        )
+        return self._select(f"{condition} ORDER BY at_us {order}, seq {order} LIMIT ?", *values, query.most)
 
     def of_kind(self, *kinds: str) -> Iterator[StoredEntry]:
         """Go through all entries of these kinds, oldest first; quick for every kind but `request`."""
@@ -220,6 +222,11 @@ class _Ledger:
         found = self._all("SELECT seq, subject FROM subjects WHERE seq BETWEEN ? AND ?", first_seq, last_seq)
         return [(int(seq), bytes(subject)) for seq, subject in found]
 
+    def all_subjects(self) -> Iterator[tuple[int, bytes]]:
+        """Go through all pairs of seq and subject, by subject, without holding them."""
+        with faults_named(self._connection, self.path):
+            yield from self._connection.execute("SELECT seq, subject FROM subjects ORDER BY subject, seq")
+
     def count_subject(self, subject: bytes) -> int:
         """Count the entries about a subject."""
         return int(self._one("SELECT count(*) FROM subjects WHERE subject = ?", subject))
@@ -256,7 +263,14 @@ class _Ledger:
 
     def quick_check(self) -> list[str]:
         """Let SQLite read the whole file for damage, indexes too; return what it found, nothing when all is well."""
-        found = [str(row[0]) for row in self._all("PRAGMA integrity_check")]
+        # It looks each record up in each index: with the usual 2 MB, a large log's pages are read again and again.
+        usual = self._one("PRAGMA cache_size")
+        self._all(f"PRAGMA cache_size = {-_CHECK_CACHE_KIB}")
+        try:
+            found = [str(row[0]) for row in self._all("PRAGMA integrity_check")]
+        finally:
+            self._all(f"PRAGMA cache_size = {usual}")
+            self._all("PRAGMA shrink_memory")
         return [] if found == ["ok"] else found
 
     @contextmanager
@@ -322,6 +336,9 @@ def conditions(query: Query, *, placeholder: str) -> tuple[list[str], list[Any]]
     if query.subject:
         where.append(f"subject = {placeholder}")
         values.append(query.subject)
+        if query.before_seq is not None:
+            where.append(f"subjects.seq {'<' if query.newest_first else '>'} {placeholder}")
+            values.append(query.before_seq)
     for name in ("kind", "caller", "service", "release", "ending", "failure"):
         wanted = getattr(query, name)
         if wanted:
