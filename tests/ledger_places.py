@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 import apsw
+import psycopg
 import pytest
 
 from nightproof.base.errors import NightproofError
+from nightproof.storage.ledger_postgres import SCHEMA, PostgresLedger, PostgresReader
 from nightproof.storage.ledger_protocol import LedgerReading, LedgerWriting
 from nightproof.storage.ledger_store import LedgerReader, LedgerStore
 
@@ -84,19 +86,49 @@ class SQLitePlace:
                 one.close()
 
 
-PLACES = ["sqlite"]
-"""The kinds of stores that every test with `ledger_place` is run on."""
+class PostgresPlace:
+    """A ledger in a database of its own."""
+
+    kind = "postgres"
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._opened: list[LedgerReading] = []
+
+    def writer(self) -> PostgresLedger:
+        opened = PostgresLedger(self.url)
+        self._opened.append(opened)
+        return opened
+
+    def reader(self) -> PostgresReader:
+        opened = PostgresReader(self.url)
+        self._opened.append(opened)
+        return opened
+
+    def plan_of(self, statement: str, values: tuple[object, ...] = ()) -> str:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"SET search_path TO {SCHEMA}".encode())
+            found = connection.execute(f"EXPLAIN {statement}".encode(), values).fetchall()
+        return "\n".join(str(row[0]) for row in found)
+
+    def spoil(self, statement: str, values: tuple[object, ...] = ()) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"SET search_path TO {SCHEMA}".encode())
+            connection.execute(statement.replace("?", "%s").encode(), values)
+
+    def clean_up(self) -> None:
+        for one in self._opened:
+            with suppress(NightproofError):
+                one.close()
 
 
-def make_place(kind: str, folder: Path) -> LedgerPlace:
-    """Return an empty place of a kind."""
-    assert kind == "sqlite", kind
-    return SQLitePlace(folder)
-
-
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=["sqlite", "postgres"])
 def ledger_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LedgerPlace]:
     """Give an empty place for a ledger, of each kind of store in turn."""
-    place = make_place(request.param, tmp_path)
+    place: LedgerPlace
+    if request.param == "postgres":
+        place = PostgresPlace(request.getfixturevalue("postgres").url)
+    else:
+        place = SQLitePlace(tmp_path)
     yield place
     place.clean_up()

@@ -13,14 +13,18 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from nightproof.storage.ledger_postgres import PostgresReader
 from nightproof.storage.ledger_store import LedgerReader
 from tests.callers import Callers, entries_of, is_alive, leaf_of
+from tests.postgres import Postgres
 from tests.serving import ROOT, SERVICES, Served, control_socket, run_nightproof, serving, wait_until
 
 PATIENT = {"NIGHTPROOF_WORKERS_RESTARTS": "1000"}
@@ -143,6 +147,74 @@ def test_a_killed_writer_is_replaced_and_no_caller_notices(state: Path):
     told = [entry.id for entry in entries_of(state) if entry.kind == "request"]
     assert sorted(acknowledged(callers)) == sorted(told), "each answered request is there, and once"
     assert run_nightproof("audit", "verify", "--state", str(state)).returncode == 0
+
+
+_HELD = 4_711
+
+
+def _commits_wait(postgres: Postgres) -> psycopg.Connection[tuple[object, ...]]:
+    """Let each COMMIT of the log wait until `pg_advisory_unlock`, after it was sent."""
+    connection = psycopg.connect(postgres.url, autocommit=True)
+    connection.execute(
+        "CREATE FUNCTION nightproof.wait() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$BEGIN PERFORM pg_advisory_xact_lock_shared({_HELD}); RETURN NULL; END$$"
+    )
+    connection.execute(
+        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON nightproof.entries DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION nightproof.wait()"
+    )
+    connection.execute(f"SELECT pg_advisory_lock({_HELD})")
+    return connection
+
+
+@pytest.mark.parametrize("is_sent", [True, False], ids=["in its commit", "before its batch"])
+def test_what_a_killed_writer_had_in_hand_on_postgresql_is_written_once(
+    postgres: Postgres, state: Path, is_sent: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """A commit goes on without the one who sent it: the next writer waits for its end, and does not look past it."""
+    monkeypatch.setenv("NIGHTPROOF_LEDGER_URL", postgres.url)
+    monkeypatch.setenv("NIGHTPROOF_MASTER_KEY", "A" * 43 + "=")
+    monkeypatch.setenv("NIGHTPROOF_LEDGER_COMMIT_SLOW_S", "30")
+
+    def waiting(like: str) -> int:
+        found = watch.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            f" AND wait_event_type = 'Lock' AND query ILIKE '{like}'"
+        ).fetchone()
+        return int(str(found[0])) if found else 0
+
+    with serving("faulty", state, env=PATIENT) as served:
+        if is_sent:
+            connection = _commits_wait(postgres)
+        else:
+            connection = psycopg.connect(postgres.url)
+            connection.execute("SELECT size FROM nightproof.head FOR UPDATE")
+        watch = psycopg.connect(postgres.url, autocommit=True)
+        with watch, connection, ThreadPoolExecutor(1) as thread:
+            asked = thread.submit(served.predict, {"x": 1.0})
+            wait_until(lambda: waiting("COMMIT" if is_sent else "%FOR UPDATE%") == 1)
+            first = writer_of(served)
+            os.kill(first, signal.SIGKILL)
+            wait_until(lambda: writer_of(served) not in {0, first})
+            wait_until(lambda: waiting("%head FOR UPDATE%") == (1 if is_sent else 2))
+            if is_sent:
+                connection.execute(f"SELECT pg_advisory_unlock({_HELD})")
+                connection.execute("DROP TRIGGER wait ON nightproof.entries")
+                connection.execute("DROP FUNCTION nightproof.wait()")
+            else:
+                connection.rollback()
+            answer = asked.result(timeout=30)
+        assert answer.status_code == 200, answer.text
+        assert served.predict({"x": 2.0}).status_code == 200
+        assert served.stop() == 0
+
+    reader = PostgresReader(postgres.url)
+    told = [entry.id for entry in reader.all_entries() if entry.kind == "request"]
+    reader.close()
+    assert told.count(answer.headers["x-request-id"]) == 1
+    assert len(told) == 2
+    verified = run_nightproof("audit", "verify", "--state", str(state))
+    assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 def test_a_writer_that_ends_again_and_again_fences_the_ledger(state: Path):
