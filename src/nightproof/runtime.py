@@ -15,50 +15,48 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-import orjson
 from prometheus_client import Metric
 
 from nightproof import __version__
 from nightproof.audit.ledger import COMMIT_BUCKETS_S, AuditOutcomeUnknown, AuditUnavailable
 from nightproof.base.clock import monotonic_s, utc_now, utc_us
-from nightproof.base.errors import DeclarationError, Fault, NightproofError, StateError
-from nightproof.base.fingerprint import fingerprint_of
+from nightproof.base.errors import Fault, NightproofError
 from nightproof.base.ids import RequestIds
-from nightproof.base.masking import subject_of
 from nightproof.base.values import Caller, Reply
-from nightproof.checks.input import InputChecks
-from nightproof.checks.output import OutputChecks
 from nightproof.declare.folder import read_golden
 from nightproof.limits.limiter import Limiter
-from nightproof.pipeline.house import House, RecordedReply, ServedRelease, ServedService
-from nightproof.pipeline.last_good import LastGood
+from nightproof.parts.services import Services
+from nightproof.pipeline.house import House, RecordedReply
 from nightproof.pipeline.record import REST, WHOLE
 from nightproof.settings.settings import Settings
 from nightproof.steer import status as steer_status
 from nightproof.steer.archive import Archive
 from nightproof.steer.find import Desk
-from nightproof.steer.from_folder import Differing, release_of
+from nightproof.steer.from_folder import Differing
 from nightproof.steer.intake import Intakes
+from nightproof.steer.promote import Helm
 from nightproof.steer.releasing import Releasing
+from nightproof.steer.replay import Replays
 from nightproof.steer.tick import flush_summaries, note, try_again
 from nightproof.steer.upkeep import Upkeep
 from nightproof.storage import proc
+from nightproof.storage.comparisons import Comparisons
 from nightproof.storage.keyring import Keyring
 from nightproof.storage.ledger_protocol import LedgerReading
 from nightproof.storage.ledger_rows import StoredEntry
 from nightproof.storage.quarantine import QuarantineStore
-from nightproof.storage.registry_store import RegisteredRelease, RegistryStore
+from nightproof.storage.registry_store import RegistryStore
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
 from nightproof.watch.meters import Meters, gauge, histogram_of
-from nightproof.workers.engine import Engine, Job, Origin
-from nightproof.workers.pool import Pool
+from nightproof.workers.engine import Engine
 
 _TICK_S = 0.25
 _COLLECT_EVERY_S = 86_400.0
 _DISK_EVERY_S = 2.0
+_KEEP_EVERY_S = 2.0
 _LAST_ENDINGS_WITHIN_S = 1.0
 _CERTIFICATE_WARN_DAYS = 21
 
@@ -82,15 +80,15 @@ class Runtime:
         self._certificate_days = certificate_days
         self._began_s = monotonic_s()
         self._health = Health()
-        self._pools: list[Pool] = []
         self._tick_task: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._reader: LedgerReading | None = None
         self._reading = asyncio.Lock()
         self._disk_seen_s = 0.0
         self._was_unclean = False
         self.keyring = Keyring(state.keyring_db, state.keyring_pepper)
-        self._registry = RegistryStore(state.registry_db)
+        self.registry = RegistryStore(state.registry_db)
+        self.comparisons = Comparisons(state.comparisons_db)
         meters = Meters()
         summaries: Counter[tuple[str, str, str]] = Counter()
         self.archive = Archive(
@@ -104,10 +102,8 @@ class Runtime:
             on_writer_lost=self._writer_lost,
             is_apart=True,
         )
-        self.releasing = Releasing(self.archive, self._registry, state, settings, say=self._say)
+        self.releasing = Releasing(self.archive, self.registry, state, settings, say=self._say)
         self.intakes = Intakes(self.releasing, state, settings)
-        self.notices: list[Differing] = []
-        """Folders that are not served as they are, to be told to whoever started the server."""
         self.desk = Desk(self.archive, self.archive.sensitive_of)
         vault = self.archive.vault
         self.quarantine = QuarantineStore(
@@ -137,6 +133,43 @@ class Runtime:
             keep_days=self.keep_days,
             on_storage_low=self._storage_low,
         )
+
+        self.services = Services(
+            settings,
+            state,
+            self.house,
+            registry=self.registry,
+            quarantine=self.quarantine,
+            comparisons=self.comparisons,
+            releasing=self.releasing,
+            begin=self.begin,
+        )
+        self.helm = Helm(
+            self.registry,
+            self.services,
+            settings.promotion,
+            note=self.archive.note,
+            observe=self.services.observe,
+            begin=self.begin,
+        )
+
+        self.replays = Replays(
+            self.archive,
+            self.registry,
+            self.comparisons,
+            settings.promotion,
+            load=self.services.load_beside,
+            is_busy=self.services.is_busy,
+            sensitive_of=self.archive.sensitive_of,
+            begin=self.begin,
+        )
+
+    # -- what the command line asks -----------------------------------------------------------
+
+    @property
+    def notices(self) -> list[Differing]:
+        """Folders that are not served as they are, to be told to whoever started the server."""
+        return self.services.notices
 
     # -- start and stop -----------------------------------------------------------------------
 
@@ -170,7 +203,7 @@ class Runtime:
             self._tick_task.cancel()
         for task in self._background:
             task.cancel()
-        await asyncio.gather(*(pool.stop() for pool in self._pools))
+        await self.services.stop()
         # Who was cut short is being told so: that too is recorded before the ledger closes.
         deadline_s = monotonic_s() + _LAST_ENDINGS_WITHIN_S
         while self._inside() and monotonic_s() < deadline_s:
@@ -186,7 +219,7 @@ class Runtime:
             _close(self._reader)  # before the ledger: whoever closes last empties the write-ahead log
         await self.archive.stop()
         await self.upkeep.stop()
-        for store in (self.keyring, self.quarantine, self._registry):
+        for store in (self.keyring, self.quarantine, self.registry, self.comparisons):
             _close(store)
         log("stopped")
 
@@ -216,45 +249,10 @@ class Runtime:
     # -- services -----------------------------------------------------------------------------
 
     async def _serve_folder(self, folder: Path) -> None:
-        """Serve the live release of the service that the folder declares; the folder itself only where none is live."""
-        release, pool = await release_of(
-            folder,
-            self.releasing,
-            self._registry,
-            self.state,
-            pool_of=lambda path, label, origin: self._pool(path, label, origin=origin),
-            on_differs=self._folder_differs,
-        )
-        name = pool.description.service
-        if name in self.house.services:
-            raise DeclarationError(
-                f"{folder} declares service {name!r}, which another folder declares too.",
-                hint="Give one another name.",
-            )
-        if not release.live:
-            self._registry.set_live(name, release.label)
-            await note(
-                self.house.ledger,
-                self.house.ids,
-                "release",
-                service=name,
-                release=release.label,
-                digest=release.digest,
-            )
-        if pool.description.audit_on_failure == "spill":
-            self.house.spilling_services.add(name)
-        self.house.services[name] = ServedService(
-            name, self._release(pool, name, release.label, release.digest)
-        )
-        previous = self._registry.previous(name)
-        if previous is not None and any(way.kind == "previous_release" for way in pool.description.fallbacks):
-            self.begin(self._warm_standby(self.house.services[name], previous))
-
-    def _folder_differs(self, told: Differing, live: RegisteredRelease) -> None:
-        """Say where a folder is not what is served, and with which commands it would be."""
-        named = {"service": live.service, "live": live.label, "why": told.why, "commands": told.commands}
-        log("folder_not_served", level="warning", **named)
-        self.notices.append(told)
+        """Serve the live release of the folder's service, and what stands beside it."""
+        served = await self.services.serve_folder(folder)
+        self.helm.watch_live(served.name, fresh=False)
+        self.begin(self.helm.resume(served.name))
 
     async def _collect_now_and_then(self) -> None:
         """Remove the files of old releases once a day, beginning a while after the start."""
@@ -265,105 +263,12 @@ class Runtime:
             except NightproofError as error:
                 log("release_files_not_collected", level="warning", why=error.text)
 
-    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start what runs beside; it is cancelled at the stop."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
-
-    async def _warm_standby(self, served: ServedService, previous: RegisteredRelease) -> None:
-        """Load the release before, for `fallback.previous_release()`. It failing leaves the service whole."""
-        try:
-            opened = await self.releasing.open(previous)
-            pool = self._pool(opened.path, previous.label, workers=(1, 1), spares=0, origin=opened.origin)
-            await pool.start()
-        except (DeclarationError, StateError) as error:
-            log(
-                "standby_not_loaded",
-                level="warning",
-                service=served.name,
-                release=previous.label,
-                why=error.text,
-            )
-            return
-        served.standby = self._release(pool, served.name, previous.label, previous.digest)
-        log("standby_ready", service=served.name, release=previous.label)
-
-    def _pool(
-        self,
-        path: Path,
-        label: str,
-        *,
-        workers: tuple[int, int] | None = None,
-        spares: int | None = None,
-        origin: Origin = Origin(),  # noqa: B008 - frozen
-    ) -> Pool:
-        pool = Pool(
-            path,
-            release=label,
-            settings=self.settings.workers,
-            on_poison=lambda job: self._hold(label, job),
-            observe=self._observe,
-            workers=workers,
-            spares=spares,
-            origin=origin,
-        )
-        self._pools.append(pool)
-        return pool
-
-    def _release(self, pool: Pool, name: str, label: str, digest: str) -> ServedRelease:
-        try:
-            # For the time when another release, or none, is served: its records are shown masked as it said.
-            self.state.remember(sensitive={f"{name} {label}": pool.description.sensitive_pointers})
-        except StateError as error:
-            log("not_remembered", level="warning", why=error.text)  # then all of its content is shown masked
-        ages = [way.max_age_s for way in pool.description.fallbacks if way.kind == "last_good"]
-        return ServedRelease(
-            service=name,
-            label=label,
-            digest=digest,
-            engine=pool,
-            input_checks=InputChecks(pool.description),
-            output_checks=OutputChecks(pool.description),
-            poison=set(self.quarantine.active_fingerprints(name, label, utc_us())),
-            last_good=LastGood(max_age_s=max(ages)) if ages else None,
-        )
-
-    def _hold(self, label: str, job: Job) -> None:
-        """Put a record that ended two workers into quarantine, and refuse it from now on."""
-        for served in self.house.services.values():
-            if served.live.label == label:
-                fingerprint = fingerprint_of(job.input)
-                served.live.poison.add(fingerprint)
-                self.house.meters.count_event("quarantined", service=served.name, reason="poison_input")
-                log(
-                    "quarantined",
-                    level="error",
-                    service=served.name,
-                    release=label,
-                    fingerprint=fingerprint.hex()[:16],
-                )
-                pointers = served.live.engine.description.subject_pointers
-                named = subject_of(orjson.loads(job.input), pointers) if pointers else None
-                try:
-                    self.quarantine.hold(
-                        service=served.name,
-                        release=label,
-                        fingerprint=fingerprint,
-                        reason="poison_input",
-                        input_bytes=job.input,
-                        subject=self.archive.vault.pseudonym(named) if named else b"",
-                    )
-                except (StorageUnavailable, StorageOutcomeUnknown) as error:
-                    log("quarantine_not_kept", level="error", why=str(error))
-
-    def refresh_poison(self) -> None:
-        """Read the quarantine again: entries expire, and operators release them."""
-        for served in self.house.services.values():
-            held = self.quarantine.active_fingerprints(served.name, served.live.label, utc_us())
-            served.live.poison.clear()  # only now: if it cannot be read, what is known stays
-            served.live.poison |= held
 
     def _say(self, event: str, **named: Any) -> None:
         """Log what becomes of releases, and count it."""
@@ -371,12 +276,6 @@ class Runtime:
             event, service=str(named.get("service", "")), reason=str(named.get("failure", ""))
         )
         log(event, **named)
-
-    def _observe(self, event: str, **named: Any) -> None:
-        service, reason = str(named.get("service", "")), str(named.get("reason", named.get("failure", "")))
-        self.house.meters.count_event(event, service=service, reason=reason)
-        level = "info" if event in ("worker_ready", "scaled") else "warning"
-        log(event, level=level, **named)
 
     # -- what operators ask of the log --------------------------------------------------------
 
@@ -398,8 +297,9 @@ class Runtime:
     def forget_subject(self, pseudonym: bytes) -> int:
         """Drop what the other rooms hold of an erased person; return how many quarantined records that were."""
         for served in self.house.services.values():
-            if served.live.last_good is not None:
-                served.live.last_good.clear()
+            for release in served.parts():
+                if release.last_good is not None:
+                    release.last_good.clear()
         return self.quarantine.forget(pseudonym)
 
     # -- what the steps ask -------------------------------------------------------------------
@@ -461,7 +361,7 @@ class Runtime:
     # -- the tick -----------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        flushed_s = poison_s = monotonic_s()
+        flushed_s = poison_s = kept_s = monotonic_s()
         while True:
             await asyncio.sleep(_TICK_S)
             now = monotonic_s()
@@ -474,9 +374,15 @@ class Runtime:
                 self.upkeep.merge_if_waiting(self.begin)
                 await try_again(self.house.ledger, self.house.ids)
                 self.keyring.refresh(now)
+                self.helm.tick()
+                if now - kept_s > _KEEP_EVERY_S:
+                    kept_s = now
+                    await self.services.keep_shadows()
+                    if self.helm.has_unrecorded():
+                        self.begin(self.helm.record_history())
                 if now - poison_s > 5.0:
                     poison_s = now
-                    self.refresh_poison()
+                    self.services.refresh_poison()
                 if self.house.summaries and now - flushed_s > self.settings.ledger.summary_every_s:
                     flushed_s = now
                     await flush_summaries(self.house.summaries, self.house.ledger, self.house.ids)
@@ -502,9 +408,15 @@ class Runtime:
             parts.append(see(f"workers:{name}", ok=ready, why=why))
             spent = "restart budget used up" if picture.backing_off else ""
             parts.append(see(f"restarts:{name}", ok=not spent, why=spent, needed=False))
-            if served.standby is not None:
-                ready = served.standby.engine.is_ready()
-                parts.append(see(f"standby:{name}", ok=ready, why="" if ready else "not ready", needed=False))
+            for part, release in (
+                ("standby", served.standby),
+                ("canary", served.canary),
+                ("shadow", served.shadow),
+            ):
+                if release is not None:
+                    ready = release.engine.is_ready()
+                    why = "" if ready else f"{release.label} is not ready"
+                    parts.append(see(f"{part}:{name}", ok=ready, why=why, needed=False))
         parts += self.upkeep.health(self._health)
         days = self._certificate_days()
         if days is not None:
@@ -554,6 +466,7 @@ class Runtime:
                 ready=served.live.engine.is_ready(),
                 standby=served.standby.label if served.standby else "",
                 quarantined=len(served.live.poison),
+                parts=self.helm.overview(name),
                 meters=meters,
             )
             for name, served in self.house.services.items()
@@ -649,6 +562,16 @@ class Runtime:
             "nightproof_process_open_fds", "Open files of the server process.", {(): float(proc.open_files())}
         )
         yield from self.upkeep.gauges()
+        yield gauge(
+            "nightproof_release_part",
+            "Releases by the part they play; a canary's value is its share.",
+            {
+                (name, one.version, one.part): one.share if one.part == "canary" else 1.0
+                for name in self.house.services
+                for one in self.helm.overview(name)
+            },
+            ["service", "release", "part"],
+        )
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
 
 

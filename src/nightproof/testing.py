@@ -126,6 +126,9 @@ class ScriptedEngine:
             job.queued_s = job.handed_s = monotonic_s()
             asyncio.get_running_loop().call_soon(self._play, job)
 
+    def resize(self, workers: tuple[int, int] | None = None, spares: int | None = None) -> None:
+        """Have no workers to change the number of."""
+
     def forecast(self, jobs: int) -> Forecast:
         """Expect no wait."""
         return Forecast(0.0, 0.0)

@@ -321,7 +321,42 @@ _ALL = (
         severity="none",
         drill="client_gone",
     ),
+    # an operator's act
+    _ending(
+        "promotion_refused",
+        (409, 422),
+        "A release may not take this part",
+        "The release does not load, was taken back before, or somebody else changed the service meanwhile.",
+        severity="none",
+        drill="two_operators_at_once",
+    ),
     # conditions of the server: no request ends by these names
+    _condition(
+        "release_rolled_back",
+        "A fresh release broke its objectives and was rolled back",
+        "Within its probation the live release ended more requests badly than promised; the one before is live.",
+        severity="page",
+        drill="bad_release_promoted",
+    ),
+    _condition(
+        "canary_worse",
+        "A canary is worse than the live release and was taken back",
+        "The sequential test found the canary worse in a metric; live stayed live, and the release is latched.",
+        drill="bad_release_as_canary",
+    ),
+    _condition(
+        "canary_undecided",
+        "A canary was taken back for want of data",
+        "In the longest time that a step may take there were too few requests to judge the canary by.",
+        drill="canary_without_traffic",
+    ),
+    _condition(
+        "no_way_back",
+        "The live release breaks its objectives and nothing stands behind it",
+        "There is no release before it to roll back to, or the one before does not load.",
+        severity="page",
+        drill="bad_release_without_history",
+    ),
     _condition(
         "workers_exhausted",
         "Workers die faster than the restart budget allows",

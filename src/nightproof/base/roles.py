@@ -33,6 +33,8 @@ class Action(StrEnum):
     """Promote a release, or roll back."""
     READ_AUDIT = "read_audit"
     """Search, show, verify and export the audit log."""
+    REPLAY = "replay"
+    """Run recorded inputs through another release, and see what it answers otherwise."""
     KEYS = "keys"
     """Create, list and revoke keys."""
     ERASE = "erase"

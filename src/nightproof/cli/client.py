@@ -21,7 +21,8 @@ class NotRunning(NightproofError):
 class Client:
     """Operators' requests."""
 
-    def __init__(self, state: Path, url: str | None, key: str | None) -> None:
+    def __init__(self, state: Path, url: str | None, key: str | None, *, within_s: float = _WITHIN_S) -> None:
+        self._within_s = within_s
         self._headers: dict[str, str] = {}
         self._socket: str | None = None
         if url:
@@ -53,7 +54,7 @@ class Client:
         try:
             transport = httpx.HTTPTransport(uds=self._socket) if self._socket else None
             with httpx.Client(
-                base_url=self._base_url, headers=self._headers, transport=transport, timeout=_WITHIN_S
+                base_url=self._base_url, headers=self._headers, transport=transport, timeout=self._within_s
             ) as client:
                 answer = client.request(method, path, json=body, content=content)
         except httpx.TransportError as error:
@@ -72,6 +73,8 @@ class Client:
         )
 
 
-def from_options(state: Path, url: str | None) -> Client:
+def from_options(state: Path, url: str | None, *, within_s: float = _WITHIN_S) -> Client:
     """Make the client that the common options ask for; the key comes from `NIGHTPROOF_KEY`."""
-    return Client(state, url or os.environ.get("NIGHTPROOF_URL"), os.environ.get("NIGHTPROOF_KEY"))
+    return Client(
+        state, url or os.environ.get("NIGHTPROOF_URL"), os.environ.get("NIGHTPROOF_KEY"), within_s=within_s
+    )

@@ -49,6 +49,12 @@ class _Verbs(click.Group):
         "release": ("nightproof.cli.release", "release"),
         "releases": ("nightproof.cli.releases", "releases"),
         "trust": ("nightproof.cli.releases", "trust"),
+        "promote": ("nightproof.cli.promote", "promote"),
+        "rollback": ("nightproof.cli.rollback", "rollback"),
+        "undo": ("nightproof.cli.rollback", "rollback"),
+        "history": ("nightproof.cli.history", "history"),
+        "replay": ("nightproof.cli.replay", "replay"),
+        "hold": ("nightproof.cli.history", "hold"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -53,6 +53,19 @@ def print_status(told: dict[str, Any]) -> None:
         ],
         rows,
     )
+    parts = [
+        [
+            service["name"],
+            one["version"],
+            one["part"],
+            f"{one['share']:.0%}" if one["share"] else "",
+            one["text"],
+        ]
+        for service in told["services"]
+        for one in service["parts"]
+    ]
+    if len(parts) > len(told["services"]):
+        show.table("", ["service", "release", "part", "share", "how it does"], parts)
     ledger = told["ledger"]
     show.console.print(
         f"ledger {ledger['state']}: {ledger['last_seq'] + 1} entries,"

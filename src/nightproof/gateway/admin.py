@@ -18,6 +18,7 @@ from nightproof.base.clock import utc_us
 from nightproof.base.errors import FieldError, NightproofError, Refusal
 from nightproof.base.roles import Action, Role, allows
 from nightproof.gateway.admin_audit import AuditRoutes
+from nightproof.gateway.admin_promote import PromotionRoutes
 from nightproof.gateway.admin_release import ReleaseRoutes
 from nightproof.gateway.problems import Headers
 from nightproof.runtime import Runtime
@@ -56,6 +57,7 @@ class Admin:
         self._is_local = is_local
         self._audit = AuditRoutes(runtime, _read)
         self._releases = ReleaseRoutes(runtime, _read, is_local=is_local)
+        self._promotions = PromotionRoutes(runtime, _read)
 
     async def answer(self, call: Call, method: str, path: str) -> Response:
         """Answer one request, or raise Refusal."""
@@ -89,7 +91,7 @@ class Admin:
             return Action.KEYS, lambda who, _: self._revoke_key(who, key_id)
         if (match := _AUDIT.fullmatch(path)) and (found := self._audit.find(method, match[1])):
             return found
-        if found := self._releases.find(method, path):
+        if found := self._promotions.find(method, path) or self._releases.find(method, path):
             return found
         raise Refusal(
             "No operator's route is under this path and method.",
@@ -131,7 +133,7 @@ class Admin:
     async def _release(self, who: str, entry_id: str) -> Any:
         await self._runtime.act(who, "quarantine.release", entry=entry_id)
         released = quarantine.release(self._runtime.quarantine, entry_id)
-        self._runtime.refresh_poison()
+        self._runtime.services.refresh_poison()
         return released
 
     async def _replay(self, who: str, entry_id: str) -> Any:
@@ -141,7 +143,7 @@ class Admin:
             raise Refusal(f"Service {entry.service!r} is not served here.", failure="unknown_service")
         await self._runtime.act(who, "quarantine.replay", entry=entry_id)
         outcome = await quarantine.replay(self._runtime.quarantine, entry_id, engine)
-        self._runtime.refresh_poison()
+        self._runtime.services.refresh_poison()
         return outcome
 
     async def _keys(self, who: str, _: bytes) -> Any:

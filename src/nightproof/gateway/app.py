@@ -213,24 +213,21 @@ class Gateway:
             arrival.fault = _wrong_method(scope["method"], "POST")
         elif call.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             arrival.fault = _compressed()
-        served = self._house.services.get(name)
-        if version is not None and served is not None and version != served.live.label:
-            arrival.fault = Refusal(
-                "This version of the model is not live.",
-                failure="unknown_service",
-                hint=f"Live: {served.live.label}. Leave the version out to get it.",
-            )
+        arrival.version = version or ""
         reply = await self._serve(arrival, scope)
         if reply is None:
             return
+        served = self._house.services.get(name)
         if reply.replayed and reply.ending in ("answered", "degraded") and served is not None:
-            decode(call.body, served.live.engine.description)  # how this caller wants its outputs
+            # How this caller wants its outputs, by the schema of the release that answered, if it is still here.
+            decode(call.body, (served.find(reply.release) or served.live).engine.description)
         status, body, headers = self._oip_response(reply, kept)
         await _send(send, status, body, headers + self._reply_headers(reply, arrival) + _allow(arrival.fault))
 
     def _oip_response(self, reply: Reply, kept: list[oip.Inference]) -> Response:
         if reply.ending in ("answered", "degraded") and not any(item.failure for item in reply.items):
             served = self._house.services[reply.service]
+            release = served.find(reply.release) or served.live
             inference = kept[0] if kept else oip.Inference(id=None, records=[])
             degraded = [item.degraded for item in reply.items if item.degraded is not None]
             try:
@@ -240,7 +237,7 @@ class Gateway:
                     release=reply.release,
                     request_id=reply.id,
                     outputs=[orjson.loads(bytes(item.output)) for item in reply.items],
-                    output_schema=served.live.engine.description.output_schema,
+                    output_schema=release.engine.description.output_schema,
                     degraded=bool(degraded),
                 )
             except Refusal as refusal:
@@ -459,16 +456,15 @@ class Gateway:
 
     def _oip_model(self, name: str, version: str | None, *, ready: bool) -> Response:
         served = self._house.services.get(name)
-        if served is None or (version is not None and version != served.live.label):
+        # Of a canary only who asks for it by name: without a version the live release speaks.
+        answering = (served.live, served.canary) if served is not None else ()
+        release = next((one for one in answering if one and version in (None, one.label)), None)
+        if release is None:
             return 404, oip.error_body("no model of this name and version is served here"), _JSON_HEADER
         if ready:
-            is_ready = served.live.engine.is_ready() and not self._house.draining
+            is_ready = release.engine.is_ready() and not self._house.draining
             return (200 if is_ready else 503), orjson.dumps(oip.model_ready(name, is_ready)), _JSON_HEADER
-        return (
-            200,
-            orjson.dumps(oip.model_metadata(served.live.engine.description, served.live.label)),
-            _JSON_HEADER,
-        )
+        return 200, orjson.dumps(oip.model_metadata(release.engine.description, release.label)), _JSON_HEADER
 
 
 def _need_get(method: str) -> None:

@@ -20,6 +20,7 @@ from nightproof.base.masking import subject_of
 from nightproof.base.roles import Action, allows
 from nightproof.base.values import Caller
 from nightproof.checks.input import InputChecks
+from nightproof.pipeline.choose import choose, choose_by_subject
 from nightproof.pipeline.house import House, ServedRelease, ServedService
 from nightproof.pipeline.story import Decoded, Item, Story
 
@@ -69,12 +70,18 @@ async def accept(story: Story, house: House) -> Request:
         )
     body = await arrival.read_body(house.settings.receiving.body_bytes)
     story.body = body
-    release = served.live
+    is_choice = served.split is not None or arrival.version
+    release = choose(served, story, caller) if is_choice else served.live
     if arrival.idempotency_key:
         await _claim_key(story, house, caller)
         if story.replay is not None:
             return Request(served, release, caller, [], story.deadline_s, len(body))
     decoded = await _decode(body, story, release)
+    if is_choice and not arrival.version and served.split is not None and served.split.unit == "subject":
+        chosen = choose_by_subject(served, story, _first_subject(decoded, release, house))
+        if chosen is not release:
+            release = chosen
+            decoded = await _decode(body, story, release)
     if arrival.decode is not None:
         story.deadline_s = _deadline_s(story, served)  # the protocol's body may carry a deadline of its own
     story.many = decoded.many
@@ -84,6 +91,13 @@ async def accept(story: Story, house: House) -> Request:
     else:
         _check_records(story, decoded, release, house)
     return Request(served, release, caller, story.items, story.deadline_s, len(body))
+
+
+def _first_subject(decoded: Decoded, release: ServedRelease, house: House) -> bytes:
+    """Return the pseudonym of the person that the first record is about; nothing where it names none."""
+    pointers = release.engine.description.subject_pointers
+    subject = subject_of(decoded.values[0], pointers) if pointers and decoded.values else None
+    return b"" if subject is None else house.vault.pseudonym(subject)
 
 
 def _may_spill(story: Story, house: House) -> bool:
@@ -136,6 +150,7 @@ def _find_service(story: Story, house: House, caller: Caller) -> ServedService:
         )
     story.service = name
     story.release = served.live.label
+    story.watcher = served.watcher
     if caller.services and name not in caller.services:
         raise Refusal(
             f"This key may not call service {name!r}.",

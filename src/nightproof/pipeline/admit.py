@@ -15,6 +15,18 @@ def admit(request: Request, story: Story, house: House) -> Place:
     house.limiter.spend_quota(request.caller.key_id, now=now)
     standing = sum(not item.failure for item in request.items)
     forecast = request.release.engine.forecast(standing)
+    overflow = request.served.overflow
+    if (
+        overflow is not None
+        and request.release is request.served.live
+        and forecast.queue_s > request.served.overflow_share * (request.deadline_s - now)
+        and overflow.engine.is_ready()
+    ):
+        # Just switched: what the new release's first worker cannot take in time, the one that was live does.
+        request.release = overflow
+        story.release = overflow.label
+        story.decisions.append(f"overflow:{overflow.label}")
+        forecast = overflow.engine.forecast(standing)
     place = house.limiter.grant(
         request.served.name,
         size_bytes=request.size_bytes,

@@ -36,7 +36,7 @@ async def degrade(request: Request, story: Story) -> None:
 async def _try(
     way: FallbackDescription, number: int, items: list[Item], request: Request, story: Story
 ) -> None:
-    standby = request.served.standby
+    standby = request.served.before(request.release)
     if way.kind == "constant":
         for item in items:
             _answer(item, way.answer, way.kind, story, release=request.release)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -18,9 +18,13 @@ from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
 from nightproof.limits.limiter import Limiter
 from nightproof.pipeline.last_good import LastGood
+from nightproof.releases.routing import Split
 from nightproof.settings.settings import Settings
 from nightproof.watch.meters import Meters
 from nightproof.workers.engine import Engine, Job
+
+if TYPE_CHECKING:
+    from nightproof.pipeline.story import Story
 
 
 class RecordedReply(msgspec.Struct, frozen=True):
@@ -44,6 +48,8 @@ class ServedRelease(msgspec.Struct, eq=False):
     last_good: LastGood | None = None
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
     """When its waiters give up."""
+    is_withdrawn: bool = False
+    """It was live and was rolled back: kept warm, but not asked in the live one's place."""
 
     def make_jobs(self, inputs: list[bytes], deadline_s: float, waiter: Any, *, rule: int = -1) -> list[Job]:
         """Make the engine's jobs of these inputs."""
@@ -55,12 +61,45 @@ class ServedRelease(msgspec.Struct, eq=False):
         return jobs
 
 
+class Watcher(Protocol):
+    """Sees how the requests of a service end while one of its releases is on trial or on probation."""
+
+    def seen(self, story: Story) -> None:
+        """Take note of an ended request. Called after its record is durable; never raises, never waits."""
+
+
 class ServedService(msgspec.Struct, eq=False):
     """A service with the parts its releases play."""
 
     name: str
     live: ServedRelease
     standby: ServedRelease | None = None
+    """The release before, warm; not asked for answers where it was taken back (`is_withdrawn`)."""
+    canary: ServedRelease | None = None
+    split: Split | None = None
+    """How requests are shared with the canary; None where there is none, and nothing is to be chosen."""
+    shadow: ServedRelease | None = None
+    overflow: ServedRelease | None = None
+    """The release that was live a moment ago: it helps out until the live one's workers are up."""
+    overflow_share: float = 0.1
+    """Expected wait, as a share of the time left, from which it does."""
+    watcher: Watcher | None = None
+
+    def parts(self) -> list[ServedRelease]:
+        """Return every release that is loaded, each once."""
+        found = (self.live, self.standby, self.canary, self.shadow, self.overflow)
+        return list({id(one): one for one in found if one is not None}.values())
+
+    def find(self, label: str) -> ServedRelease | None:
+        """Return the loaded release of this name."""
+        return next((one for one in self.parts() if one.label == label), None)
+
+    def before(self, release: ServedRelease) -> ServedRelease | None:
+        """Return the release that may answer in the given one's place: standby for live, live for the others."""
+        if release is not self.live:
+            return self.live
+        standby = self.standby
+        return None if standby is None or standby.is_withdrawn else standby
 
 
 class House(msgspec.Struct, eq=False):

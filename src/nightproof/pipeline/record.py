@@ -133,6 +133,8 @@ def _finish(story: Story, house: House) -> None:
         stages_us=story.stages_us,
         items=story.items,
     )
+    if story.watcher is not None:
+        story.watcher.seen(story)
 
 
 def _log_failures(story: Story) -> None:

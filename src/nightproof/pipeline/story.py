@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -13,6 +13,9 @@ from nightproof.base.errors import Fault, FieldError
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.values import Caller, Degraded, Ending, Reply
 from nightproof.declare.describe import Description
+
+if TYPE_CHECKING:
+    from nightproof.pipeline.house import Watcher
 
 _ERRORS_TOLD = 50
 
@@ -46,6 +49,8 @@ class Arrival(msgspec.Struct, eq=False):
     trace_id: str = ""
     fault: Fault | None = None
     """What the gateway already found wrong, to be ended and recorded like any other."""
+    version: str = ""
+    """The release that the caller asks for by name, where the protocol can."""
     began_s: float = 0.0
     cut_by: Callable[[], str | None] = lambda: None
     """Name the failure by which the receiving side itself ended the connection, if it did."""
@@ -98,6 +103,11 @@ class Story(msgspec.Struct, eq=False):
     appended: asyncio.Future[int] | None = None
     """Its entry is on the way to the ledger, with the ending as it stands."""
     deadline_s: float = 0.0
+    arm: Literal["", "live", "canary"] = ""
+    """Where a canary is on: which release the request's unit belongs to, whichever answered."""
+    unit: bytes = b""
+    """What the request was shared out by, where that is not the request itself."""
+    watcher: Watcher | None = None
 
     @classmethod
     def of(cls, arrival: Arrival) -> Story:

@@ -167,6 +167,54 @@ class ReleaseSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromotionSettings:
+    """How a release goes live, and what brings it back."""
+
+    canary_steps: str = knob(
+        "5,20,50",
+        None,
+        None,
+        "shares of a canary in percent; it begins at --canary and takes the larger ones",
+    )
+    canary_metrics: str = knob(
+        "errors,refusals,fallbacks,output_checks,latency,confidence,outputs",
+        None,
+        None,
+        "what a canary is judged by",
+    )
+    false_alarm: float = knob(
+        0.01, 1e-6, 0.5, "highest probability that a canary which is not worse is called worse"
+    )
+    step_least_s: float = knob(30.0, 0, 86_400, "shortest step of a canary")
+    step_most_s: float = knob(
+        3_600.0, 1, 604_800, "longest wait for enough data in a step; then the canary is taken back"
+    )
+    step_least_requests: int = knob(100, 10, 1_000_000, "fewest requests of the canary in a step")
+    rare_margin: float = knob(
+        0.02, 0.0001, 0.5, "part of requests by which errors may be more frequent and count as not worse"
+    )
+    shape_margin: float = knob(
+        0.1, 0.001, 0.5, "part of answers by which slow, unsure or other ones may, and count as not worse"
+    )
+    probation_s: float = knob(
+        600.0, 0, 86_400, "time after going live in which a release is taken back by itself"
+    )
+    probation_false_alarm: float = knob(
+        0.001, 1e-6, 0.5, "highest probability that a release which keeps its objectives is taken back"
+    )
+    standby_workers: int = knob(1, 1, 64, "workers kept warm of the release before the live one")
+    overflow_s: float = knob(
+        15.0, 0, 600, "how long the release that was live helps out while the new one starts its workers"
+    )
+    shadow_places: int = knob(
+        16, 1, 10_000, "copies of requests that a shadow may have at once; more are not made"
+    )
+    examples: int = knob(
+        50, 0, 1_000, "examples kept, sealed, of what a shadow or a replay answers otherwise"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that was set, from defaults, file, environment and flags."""
 
@@ -181,6 +229,7 @@ class Settings:
     witness: WitnessSettings = field(default_factory=WitnessSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     releases: ReleaseSettings = field(default_factory=ReleaseSettings)
+    promotion: PromotionSettings = field(default_factory=PromotionSettings)
 
 
 SECTIONS: dict[str, type] = {
@@ -194,6 +243,7 @@ SECTIONS: dict[str, type] = {
     "witness": WitnessSettings,
     "retention": RetentionSettings,
     "releases": ReleaseSettings,
+    "promotion": PromotionSettings,
 }
 """The sections of `nightproof.toml`, in the order of the docs."""
 

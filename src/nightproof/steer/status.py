@@ -9,6 +9,7 @@ import msgspec
 from nightproof.audit.ledger import LedgerSnapshot
 from nightproof.base.ids import RUN_ID
 from nightproof.limits.limiter import LimiterSnapshot
+from nightproof.steer.shown import PartShown
 from nightproof.watch.health import Component
 from nightproof.watch.meters import MetersSnapshot, RecentService
 from nightproof.workers.engine import EngineSnapshot
@@ -27,6 +28,8 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     trouble: str
     quarantined: int
+    parts: list[PartShown]
+    """Every loaded release with the part it plays."""
     recent: RecentService | None
 
 
@@ -53,7 +56,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def service_status(
-    name: str, engine: EngineSnapshot, *, ready: bool, standby: str, quarantined: int, meters: MetersSnapshot
+    name: str,
+    engine: EngineSnapshot,
+    *,
+    ready: bool,
+    standby: str,
+    quarantined: int,
+    parts: Sequence[PartShown],
+    meters: MetersSnapshot,
 ) -> ServiceStatus:
     """Gather one service's status from its rooms' snapshots."""
     return ServiceStatus(
@@ -67,6 +77,7 @@ def service_status(
         restarts=engine.restarts,
         trouble=engine.trouble,
         quarantined=quarantined,
+        parts=list(parts),
         recent=meters.services.get(name),
     )
 

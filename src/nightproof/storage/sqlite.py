@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -229,14 +229,30 @@ def _apply_pragmas(
 
 
 def prepare_schema(
-    connection: apsw.Connection, path: Path, *, store: str, version: int, statements: str
+    connection: apsw.Connection,
+    path: Path,
+    *,
+    store: str,
+    version: int,
+    statements: str,
+    steps: Mapping[int, str] | None = None,
 ) -> None:
-    """Create the tables of a new file, or refuse a file of another store or of a newer Nightproof."""
+    """Create the tables of a new file, or refuse a file of another store or of a newer Nightproof.
+
+    `steps` brings an older file up: by version, the statements that lead to the next one. All of them in the
+    same transaction, so that a file is of the old form or of the new one, whatever ends the process meanwhile.
+    """
     with transaction(connection, path):
         if connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'schema'").get == 0:
             connection.execute("CREATE TABLE schema(store TEXT NOT NULL, version INTEGER NOT NULL) STRICT")
             connection.execute(statements)
             connection.execute("INSERT INTO schema VALUES (?, ?)", (store, version))
+        elif steps:
+            found, have = connection.execute("SELECT store, version FROM schema").get
+            while found == store and have < version and have in steps:
+                connection.execute(steps[have])
+                have += 1
+                connection.execute("UPDATE schema SET version = ?", (have,))
     require_schema(connection, path, store=store, version=version)
 
 
@@ -263,12 +279,18 @@ def require_schema(connection: apsw.Connection, path: Path, *, store: str, versi
 
 
 def open_store(
-    path: Path, *, store: str, version: int, statements: str, secure_delete: bool = False
+    path: Path,
+    *,
+    store: str,
+    version: int,
+    statements: str,
+    secure_delete: bool = False,
+    steps: Mapping[int, str] | None = None,
 ) -> apsw.Connection:
     """Open a store's own file, ready for use; nothing stays open where that fails."""
     connection = open_database(path, secure_delete=secure_delete)
     try:
-        prepare_schema(connection, path, store=store, version=version, statements=statements)
+        prepare_schema(connection, path, store=store, version=version, statements=statements, steps=steps)
     except BaseException:
         connection.close(True)
         raise

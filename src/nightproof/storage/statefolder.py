@@ -117,6 +117,11 @@ class StateFolder:
         return self.path / "registry.db"
 
     @property
+    def comparisons_db(self) -> Path:
+        """What shadows and replays found."""
+        return self.path / "comparisons.db"
+
+    @property
     def watch_db(self) -> Path:
         """Windows of the meters, kept across restarts."""
         return self.path / "watch.db"

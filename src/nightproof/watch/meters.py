@@ -243,6 +243,14 @@ class Meters:
                 failures[failure] += count
         return MetersSnapshot(self._arrivals, dict(endings), dict(failures), dict(self._recent()))
 
+    def endings_of(self, service: str, release: str) -> dict[str, int]:
+        """Return how the requests that a release was to answer have ended since the start."""
+        endings: Counter[str] = Counter()
+        for (of_service, of_release, ending, _), count in self._requests.items():
+            if of_service == service and of_release == release:
+                endings[ending] += count
+        return dict(endings)
+
     def _recent(self) -> Iterator[tuple[str, RecentService]]:
         now = int(monotonic_s())
         seconds = [second for second in self._seconds if now - _RECENT_S < second.at < now]

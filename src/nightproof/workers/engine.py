@@ -151,6 +151,9 @@ class Engine(Protocol):
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue the jobs; each job's waiter is told its outcome once. Never waits."""
 
+    def resize(self, workers: tuple[int, int] | None = None, spares: int | None = None) -> None:
+        """Keep another number of workers from now on; None: what the release declares. Cuts nothing short."""
+
     def forecast(self, jobs: int) -> Forecast:
         """Estimate when that many new jobs would be answered, if they came now."""
 

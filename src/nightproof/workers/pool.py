@@ -137,6 +137,18 @@ class Pool:
         for task in self._tasks:
             task.cancel()
 
+    def resize(self, workers: tuple[int, int] | None = None, spares: int | None = None) -> None:
+        """Keep another number of workers from now on: this many, or as many as the release declares.
+
+        More are started at once. Fewer: only idle ones go, so that nothing that runs is cut short.
+        """
+        described = self.description
+        self._workers_wanted = workers or (described.workers_min, described.workers_max)
+        self._spares_wanted = described.spares if spares is None else spares
+        least, most = self._workers_wanted
+        self._scale = Scale(min(max(self._scale.active, least), most))
+        self._supervise()
+
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue the jobs and hand them on if a worker is free."""
         now = monotonic_s()
@@ -263,7 +275,7 @@ class Pool:
 
     def _rescale(self, now: float) -> None:
         described = self.description
-        least, most = described.workers_min, described.workers_max
+        least, most = self._workers_wanted or (described.workers_min, described.workers_max)
         patience_s = min(0.1, max(0.005, described.deadline_ms / 10_000))
         before = self._scale.active
         self._scale = decide.next_scale(

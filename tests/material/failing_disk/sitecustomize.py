@@ -1,7 +1,8 @@
-"""Put a disk under SQLite that fails on cue, in the process that writes the log only. For tests; found by PYTHONPATH.
+"""Put a disk under SQLite that fails on cue, in the server and the writer of its log. For tests; found by PYTHONPATH.
 
 The file `fault` in the folder FAILING_DISK says how: `sync` (an fsync that fails), `stall` (one that does
 not return while the file is there), `full` (no room for what is written), `full for all` (no room in any database).
+FAILING_FILE names another file than the ledger.
 """
 
 import os
@@ -9,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-if "nightproof.steer.log_program" in sys.orig_argv and "FAILING_DISK" in os.environ:
+if {"serve", "nightproof.steer.log_program"} & set(sys.orig_argv) and "FAILING_DISK" in os.environ:
     import apsw
 
     FAULT = Path(os.environ["FAILING_DISK"]) / "fault"
@@ -26,7 +27,7 @@ if "nightproof.steer.log_program" in sys.orig_argv and "FAILING_DISK" in os.envi
 
         def __init__(self, name: object, flags: list[int]) -> None:
             super().__init__("unix", name, flags)
-            self._is_ours = "ledger.db" in str(
+            self._is_ours = os.environ.get("FAILING_FILE", "ledger.db") in str(
                 name.filename() if isinstance(name, apsw.URIFilename) else name
             )
 
