@@ -25,7 +25,7 @@ from nightproof.workers.decide import BatchCost, Forecast, Scale
 from nightproof.workers.engine import EngineSnapshot, Job, NotLoaded, Observer, Origin, Outcome
 from nightproof.workers.line import Line, Turn, is_dead, tell
 from nightproof.workers.process import ChildProcess, cause_of
-from nightproof.workers.slot import Batch, Slot
+from nightproof.workers.slot import Batch, Slot, counts_by_state
 from nightproof.workers.suspects import KILLS_FOR_A_VERDICT, Suspects
 
 _TICK_S = 0.1
@@ -201,15 +201,7 @@ class Pool:
 
     def snapshot(self) -> EngineSnapshot:
         """Return a frozen picture of the pool."""
-        counts = dict.fromkeys(("starting", "ready", "busy", "spare"), 0)
-        answering = self._scale.active
-        for slot in self._slots.values():
-            if slot.state == "busy":
-                counts["busy"] += 1
-            elif slot.state == "ready":
-                counts["ready" if counts["ready"] + counts["busy"] < answering else "spare"] += 1
-            elif slot.state == "starting":
-                counts["starting"] += 1
+        counts = counts_by_state(self._slots.values(), answering=self._scale.active)
         return EngineSnapshot(
             service=self._known.service if self._known else "",
             release=self.release,

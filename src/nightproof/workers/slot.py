@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from nightproof.workers import decide
 from nightproof.workers.engine import Job
@@ -66,3 +67,16 @@ class Slot:
             rss_bytes=self.rss_bytes,
             settled_rss_bytes=self.settled_rss_bytes,
         )
+
+
+def counts_by_state(slots: Iterable[Slot], *, answering: int) -> dict[str, int]:
+    """Count workers as they are shown; those that are ready beyond the number that answers are spares."""
+    counts = dict.fromkeys(("starting", "ready", "busy", "spare"), 0)
+    for slot in slots:
+        if slot.state == "busy":
+            counts["busy"] += 1
+        elif slot.state == "ready":
+            counts["ready" if counts["ready"] + counts["busy"] < answering else "spare"] += 1
+        elif slot.state == "starting":
+            counts["starting"] += 1
+    return counts
