@@ -25,7 +25,7 @@ from nightproof.workers.decide import BatchCost, Forecast, Scale
 from nightproof.workers.engine import EngineSnapshot, Job, NotLoaded, Observer, Origin, Outcome
 from nightproof.workers.line import Line, Turn, is_dead, tell
 from nightproof.workers.process import ChildProcess, cause_of
-from nightproof.workers.slot import Batch, Slot, counts_by_state
+from nightproof.workers.slot import LOADED, Batch, Slot, counts_by_state
 from nightproof.workers.suspects import KILLS_FOR_A_VERDICT, Suspects
 
 _TICK_S = 0.1
@@ -42,7 +42,6 @@ _MOST_DEATHS = {"model_timeout": 2, "model_crash": 3, "model_out_of_memory": 2, 
 that the system killed has not used up a try with a worker that hangs."""
 _MOST_DEATHS_IN_ALL = 6
 _OUTPUT_MOST_BYTES = 1 << 20
-_LOADED: frozenset[decide.State] = frozenset(("ready", "busy"))
 
 
 class Pool:
@@ -464,7 +463,7 @@ class Pool:
     def _turn(self, slot: Slot, state: decide.State) -> None:
         """Change a worker's state."""
         was, slot.state = slot.state, state
-        self._loaded += (state in _LOADED) - (was in _LOADED)
+        self._loaded += (state in LOADED) - (was in LOADED)
         self._ready += (state == "ready") - (was == "ready")
 
     def _end(self, slot: Slot, reason: str) -> None:

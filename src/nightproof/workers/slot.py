@@ -10,6 +10,10 @@ from nightproof.workers.engine import Job
 from nightproof.workers.process import ChildProcess
 
 
+LOADED: frozenset[decide.State] = frozenset(("ready", "busy"))
+"""The states in which a worker can answer, now or after its batch."""
+
+
 class Batch:
     """Jobs that one worker holds, with the clock it is on."""
 
@@ -43,7 +47,7 @@ class Slot:
     @property
     def loaded(self) -> bool:
         """Say whether it can answer, now or after its batch."""
-        return self.state in ("ready", "busy")
+        return self.state in LOADED
 
     @property
     def pid(self) -> int:
