@@ -39,6 +39,7 @@ from nightproof.steer.releasing import Releasing
 from nightproof.steer.replay import Replays
 from nightproof.steer.tick import flush_summaries, note, try_again
 from nightproof.steer.upkeep import Upkeep
+from nightproof.steer.watching import Watching
 from nightproof.storage import proc
 from nightproof.storage.comparisons import Comparisons
 from nightproof.storage.keyring import Keyring
@@ -50,7 +51,7 @@ from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
-from nightproof.watch.meters import Meters, gauge, histogram_of
+from nightproof.watch.meters import Meters, counter, gauge, histogram_of
 from nightproof.workers.engine import Engine
 
 _TICK_S = 0.25
@@ -58,7 +59,8 @@ _COLLECT_EVERY_S = 86_400.0
 _DISK_EVERY_S = 2.0
 _KEEP_EVERY_S = 2.0
 _LAST_ENDINGS_WITHIN_S = 1.0
-_CERTIFICATE_WARN_DAYS = 21
+_HEALTH_HOLDS_S = 0.1
+"""Components are looked at once in this time, however often probes ask."""
 
 
 class Runtime:
@@ -77,9 +79,12 @@ class Runtime:
         self.state = state
         self.address = ""
         self._folders = list(folders)
-        self._certificate_days = certificate_days
         self._began_s = monotonic_s()
-        self._health = Health()
+        self.healths = Health()
+        """Where rooms beside these tell how they are: `healths.ask_also`."""
+        self._parts: list[Component] = []
+        self._parts_seen_s = float("-inf")
+        self._metrics_pages: dict[bool, tuple[bytes, str]] = {}
         self._tick_task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._reader: LedgerReading | None = None
@@ -132,6 +137,16 @@ class Runtime:
             ids=self.house.ids,
             keep_days=self.keep_days,
             on_storage_low=self._storage_low,
+        )
+        self.watching = Watching(
+            settings,
+            state,
+            meters=meters,
+            ledger=self.archive.ledger,
+            limiter=self.house.limiter,
+            engines=lambda: {name: served.live.engine for name, served in self.house.services.items()},
+            disk_free_bytes=lambda: self.upkeep.disk_free_bytes,
+            certificate_days=certificate_days,
         )
 
         self.services = Services(
@@ -219,6 +234,7 @@ class Runtime:
             _close(self._reader)  # before the ledger: whoever closes last empties the write-ahead log
         await self.archive.stop()
         await self.upkeep.stop()
+        await self.watching.close()
         for store in (self.keyring, self.quarantine, self.registry, self.comparisons):
             _close(store)
         log("stopped")
@@ -251,6 +267,7 @@ class Runtime:
     async def _serve_folder(self, folder: Path) -> None:
         """Serve the live release of the folder's service, and what stands beside it."""
         served = await self.services.serve_folder(folder)
+        self.watching.watch_new_releases()
         self.helm.watch_live(served.name, fresh=False)
         self.begin(self.helm.resume(served.name))
 
@@ -363,9 +380,11 @@ class Runtime:
     async def _tick(self) -> None:
         flushed_s = poison_s = kept_s = monotonic_s()
         while True:
+            slept_from_s = monotonic_s()
             await asyncio.sleep(_TICK_S)
             now = monotonic_s()
             try:
+                self.watching.tick(slept_s=now - slept_from_s, meant_s=_TICK_S)
                 every_s = _DISK_EVERY_S if self.house.ledger.is_writable else _TICK_S
                 if now - self._disk_seen_s > every_s:
                     self._disk_seen_s = now
@@ -373,6 +392,9 @@ class Runtime:
                 self.upkeep.say_spilling()
                 self.upkeep.merge_if_waiting(self.begin)
                 await try_again(self.house.ledger, self.house.ids)
+                if self.watching.should_write():
+                    # Nobody calls, so nothing else would tell that the log cannot be written any more.
+                    await note(self.house.ledger, self.house.ids, "server", event="still_writable")
                 self.keyring.refresh(now)
                 self.helm.tick()
                 if now - kept_s > _KEEP_EVERY_S:
@@ -394,8 +416,14 @@ class Runtime:
     # -- health and figures -------------------------------------------------------------------
 
     def health(self) -> list[Component]:
-        """Return every component's present state."""
-        see = self._health.see
+        """Return every component's present state, looked at a moment ago at most."""
+        now = monotonic_s()
+        if now - self._parts_seen_s > _HEALTH_HOLDS_S:
+            self._parts, self._parts_seen_s = self._components(), now
+        return self._parts
+
+    def _components(self) -> list[Component]:
+        see = self.healths.see
         ledger = self.house.ledger.snapshot()
         parts = [see("ledger", ok=ledger.state == "open", why=ledger.why)]
         if self.house.starting:
@@ -417,14 +445,12 @@ class Runtime:
                     ready = release.engine.is_ready()
                     why = "" if ready else f"{release.label} is not ready"
                     parts.append(see(f"{part}:{name}", ok=ready, why=why, needed=False))
-        parts += self.upkeep.health(self._health)
-        days = self._certificate_days()
-        if days is not None:
-            near = days < _CERTIFICATE_WARN_DAYS
-            parts.append(
-                see("certificate", ok=not near, why=f"ends in {days:.1f} days" if near else "", needed=False)
-            )
-        return parts
+        return [
+            *parts,
+            *self.upkeep.health(self.healths),
+            *self.watching.health(self.healths),
+            *self.healths.others(),
+        ]
 
     def readiness(self) -> tuple[bool, list[str]]:
         """Say whether new requests should come here, and why not."""
@@ -499,6 +525,17 @@ class Runtime:
         cases = read_golden(self.state.bundles / served.live.digest, utc_now())
         return cases[0].input.decode() if cases else None
 
+    def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]:
+        """Return `/metrics` and its content type; asked for more often than is good, the last one again."""
+        thrift = self.watching.page_thrift
+        began_s = monotonic_s()
+        page = self._metrics_pages.get(openmetrics)
+        if page is None or thrift.may_spend(began_s):
+            page = self.house.meters.render(self.gauges, openmetrics=openmetrics)
+            self._metrics_pages[openmetrics] = page
+            thrift.spent(monotonic_s() - began_s)
+        return page
+
     def gauges(self) -> Iterable[Metric]:
         """Return the rooms' present values for `/metrics`."""
         pictures = {name: served.live.engine.snapshot() for name, served in self.house.services.items()}
@@ -515,7 +552,9 @@ class Runtime:
         )
         queued = {(name,): float(one.queued) for name, one in pictures.items()}
         yield gauge("nightproof_queue_depth", "Records that wait for a worker.", queued, ["service"])
-        yield gauge(
+        queued = {(name,): float(one.queue_bytes) for name, one in pictures.items()}
+        yield gauge("nightproof_queue_bytes", "Size of what waits for a worker.", queued, ["service"])
+        yield counter(
             "nightproof_worker_restarts",
             "Workers replaced since the start.",
             {(name,): float(one.restarts) for name, one in pictures.items()},
@@ -550,17 +589,6 @@ class Runtime:
             ledger.commit_buckets,
             ledger.commit_sum_s,
         )
-        yield gauge(
-            "nightproof_process_resident_memory_bytes",
-            "Memory of the server process.",
-            {(): float(proc.rss_bytes())},
-        )
-        yield gauge(
-            "nightproof_process_cpu_seconds", "CPU seconds of the server process.", {(): proc.cpu_s()}
-        )
-        yield gauge(
-            "nightproof_process_open_fds", "Open files of the server process.", {(): float(proc.open_files())}
-        )
         yield from self.upkeep.gauges()
         yield gauge(
             "nightproof_release_part",
@@ -572,6 +600,7 @@ class Runtime:
             },
             ["service", "release", "part"],
         )
+        yield from self.watching.gauges()
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
 
 

@@ -421,7 +421,7 @@ class Gateway:
 
     def _metrics(self, call: Call) -> Response:
         openmetrics = b"application/openmetrics-text" in call.headers.get(b"accept", b"")
-        body, kind = self._house.meters.render(self._runtime.gauges, openmetrics=openmetrics)
+        body, kind = self._runtime.metrics_page(openmetrics=openmetrics)
         return 200, body, [(b"content-type", kind.encode())]
 
     def _openapi(self, _: Call) -> Response:

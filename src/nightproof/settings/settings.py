@@ -146,6 +146,31 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HistorySettings:
+    """What is remembered of the meters, in `watch.db`: seconds, minutes and hours."""
+
+    most_bytes: int = knob(64 * MIB, MIB, 64 * GIB, "largest size of watch.db; the oldest windows go first")
+    write_every_s: float = knob(5.0, 0.5, 300, "pause between two writes; a kill loses that much")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthSettings:
+    """When a component counts as not well."""
+
+    ledger_write_every_s: float = knob(60.0, 0.5, 3_600, "silence after which the ledger is asked by a write")
+    loop_lag_s: float = knob(0.5, 0.01, 60, "lag of the server's event loop that counts as not well")
+    certificate_warn_days: float = knob(21.0, 0, 365, "days before its end that the certificate warns")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetrySettings:
+    """What goes out by OpenTelemetry. `OTEL_EXPORTER_OTLP_ENDPOINT` switches it on; OTEL_* say the rest."""
+
+    traces_per_s: int = knob(100, 0, 10_000, "most traces of a second: half for answers, half for the others")
+    queue_traces: int = knob(2_000, 10, 100_000, "most traces that wait to be sent; more are dropped")
+
+
+@dataclass(frozen=True, kw_only=True)
 class IdempotencySettings:
     """How long a repeated request gets the recorded answer."""
 
@@ -230,6 +255,9 @@ class Settings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     releases: ReleaseSettings = field(default_factory=ReleaseSettings)
     promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    history: HistorySettings = field(default_factory=HistorySettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
 
 
 SECTIONS: dict[str, type] = {
@@ -244,6 +272,9 @@ SECTIONS: dict[str, type] = {
     "retention": RetentionSettings,
     "releases": ReleaseSettings,
     "promotion": PromotionSettings,
+    "history": HistorySettings,
+    "health": HealthSettings,
+    "telemetry": TelemetrySettings,
 }
 """The sections of `nightproof.toml`, in the order of the docs."""
 

@@ -6,10 +6,10 @@ one lock. Read by `/metrics`, `status` and health through `render` and `snapshot
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Protocol
 
 import msgspec
@@ -21,6 +21,8 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from nightproof.base.clock import monotonic_s
+from nightproof.watch.outputs import OutputCounts, OutputPlan
+from nightproof.watch.windows import FINE_BOUNDS_S, quantile
 
 DURATION_BUCKETS_S = (
     0.001,
@@ -61,15 +63,22 @@ STAGE_BUCKETS_S = (
 )
 SHARE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-_FINE_PER_OCTAVE = 4
-_FINE_LEAST_S = 2.0**-15
-_FINE_COUNT = 96
 _RECENT_S = 60
+_MOST_FINDINGS = 200
+_MOST_WATCHED_RELEASES = 4
+_MOST_OUTPUTS_WAITING = 500
+_LARGEST_OUTPUT_BYTES = 16_384
+_TIMED_EVERY = 1_024
+"""One counting in so many is timed, for the meters' own cost: a power of two."""
+_OTHER = "_other"
 
 
 class ItemSeen(Protocol):
     """What the meters read of one record."""
 
+    output: bytes
+    failure: str
+    degraded: Any
     confidence: float | None
     batch_size: int
     queue_us: int
@@ -91,6 +100,13 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    @classmethod
+    def of(cls, bounds: Sequence[float], counts: Sequence[int], total: float) -> Histogram:
+        """Make one of counts that somebody else keeps."""
+        made = cls(bounds)
+        made.counts, made.total = list(counts), total
+        return made
+
     def cumulated(self) -> list[tuple[str, float]]:
         """Return the buckets as Prometheus wants them."""
         told, running = [], 0
@@ -106,7 +122,7 @@ class _Second:
 
     __slots__ = ("at", "endings", "fine")
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: float) -> None:
         self.at = at
         self.endings: Counter[tuple[str, str]] = Counter()
         self.fine: dict[str, list[int]] = {}
@@ -130,6 +146,23 @@ class MetersSnapshot(msgspec.Struct, frozen=True):
     services: dict[str, RecentService]
 
 
+class Totals(msgspec.Struct, frozen=True):
+    """Everything that only grows, at one moment: what happened between two of them is their difference."""
+
+    arrivals: int
+    requests: dict[tuple[str, str, str, str], int]
+    """By service, release, ending and failure."""
+    durations: dict[str, list[int]]
+    """Answered and degraded requests by service, on the scale of `windows.FINE_BOUNDS_S`."""
+    queue_waits: dict[str, list[int]]
+    batches: dict[str, tuple[list[int], float]]
+    confidence: dict[str, list[int]]
+    """By service, all its releases together."""
+    events: dict[tuple[str, str, str], int]
+    own_s: dict[str, float]
+    """What watching has cost, in seconds by part."""
+
+
 class Gauges(Protocol):
     """The rooms' present values, asked at each scrape."""
 
@@ -138,20 +171,31 @@ class Gauges(Protocol):
 
 
 class Meters:
-    """Everything counted."""
+    """Everything counted. A request costs a few additions; the rest is done once a second, by `tick`."""
 
     def __init__(self) -> None:
         self._arrivals = 0
         self._requests: Counter[tuple[str, str, str, str]] = Counter()
         self._durations: dict[str, Histogram] = {}
+        self._fine: dict[str, list[int]] = {}
         self._stages: dict[str, Histogram] = {}
         self._confidence: dict[tuple[str, str], Histogram] = {}
         self._batches: dict[str, Histogram] = {}
         self._queue_waits: dict[str, Histogram] = {}
         self._findings: Counter[tuple[str, str]] = Counter()
         self._events: Counter[tuple[str, str, str]] = Counter()
+        self._outputs: dict[tuple[str, str], OutputCounts] = {}
+        self._waiting: dict[tuple[str, str], list[bytes]] = {}
+        """Answers that the next tick looks into; full, a list takes no more."""
+        self._outputs_passed_over = 0
         self._seconds: deque[_Second] = deque()
+        self._last_requests: dict[tuple[str, str, str, str], int] = {}
+        self._last_fine: dict[str, list[int]] = {}
+        self._own_s = {"counting": 0.0, "outputs": 0.0, "tick": 0.0, "scrape": 0.0, "history": 0.0}
+        self._stories = 0
         self._began_s = monotonic_s()
+
+    # -- what others tell ---------------------------------------------------------------------
 
     def arrived(self) -> None:
         """Count a request that has come in."""
@@ -169,11 +213,17 @@ class Meters:
         items: Sequence[ItemSeen],
     ) -> None:
         """Count one ended request. Called once for each, by `pipeline.record` alone."""
+        self._stories += 1
+        is_timed = not self._stories & (_TIMED_EVERY - 1)
+        began_s = perf_counter() if is_timed else 0.0
         self._requests[service, release, ending, failure] += 1
         durations = self._durations.get(service)
         if durations is None:
             durations = self._durations[service] = Histogram(DURATION_BUCKETS_S)
+            self._fine[service] = [0] * (len(FINE_BOUNDS_S) + 1)
         durations.add(duration_s)
+        if ending in ("answered", "degraded"):
+            self._fine[service][bisect_left(FINE_BOUNDS_S, duration_s)] += 1
         known = self._stages
         for stage, us in stages_us:
             # Written out, as `Histogram.add` would do it: this loop runs five times a request.
@@ -185,7 +235,8 @@ class Meters:
             histogram.total += took_s
         for item in items:
             self._count_item(service, release, item)
-        self._count_recent(service, ending, failure, duration_s)
+        if is_timed:
+            self._own_s["counting"] += (perf_counter() - began_s) * _TIMED_EVERY
 
     def count_stage(self, stage: str, took_s: float) -> None:
         """Count a stage that ends after the record: the reply's own time."""
@@ -203,6 +254,25 @@ class Meters:
         self._arrivals += 1
         self._requests["", "", "refused", failure] += 1
 
+    def watch_outputs(self, service: str, release: str, plan: OutputPlan) -> None:
+        """Count a release's answers by this plan from now on. Of a service's releases the newest few are kept."""
+        if (service, release) in self._outputs:
+            return
+        mine = [key for key in self._outputs if key[0] == service]
+        for key in mine[: max(0, len(mine) + 1 - _MOST_WATCHED_RELEASES)]:
+            del self._outputs[key], self._waiting[key]
+            self._confidence.pop(key, None)
+        self._outputs[service, release] = OutputCounts(plan)
+        self._waiting[service, release] = []
+
+    def watches(self, service: str, release: str) -> bool:
+        """Say whether a release's answers are counted already."""
+        return (service, release) in self._outputs
+
+    def spent(self, part: str, took_s: float) -> None:
+        """Note what a part of watching has cost."""
+        self._own_s[part] = self._own_s.get(part, 0.0) + took_s
+
     def _count_item(self, service: str, release: str, item: ItemSeen) -> None:
         if item.batch_size:
             batches = self._batches.get(service)
@@ -216,22 +286,78 @@ class Meters:
             if confidence is None:
                 confidence = self._confidence[service, release] = Histogram(SHARE_BUCKETS)
             confidence.add(item.confidence)
+        if item.output and not item.failure and item.degraded is None:
+            waiting = self._waiting.get((service, release))
+            if waiting is not None and len(waiting) < _MOST_OUTPUTS_WAITING:
+                waiting.append(item.output)
+            else:
+                self._outputs_passed_over += 1
         for finding in item.findings:
-            self._findings[service, finding] += 1
+            key = (service, finding)
+            if key not in self._findings and len(self._findings) >= _MOST_FINDINGS:
+                key = (service, _OTHER)  # a check's author may put anything into its name
+            self._findings[key] += 1
 
-    def _count_recent(self, service: str, ending: str, failure: str, duration_s: float) -> None:
-        now = int(monotonic_s())
-        if not self._seconds or self._seconds[-1].at != now:
-            self._seconds.append(_Second(now))
-            while self._seconds[0].at <= now - _RECENT_S:
-                self._seconds.popleft()
-        second = self._seconds[-1]
-        second.endings[service, ending] += 1
-        if ending in ("answered", "degraded"):
-            fine = second.fine.get(service)
-            if fine is None:
-                fine = second.fine[service] = [0] * _FINE_COUNT
-            fine[_fine_place(duration_s)] += 1
+    # -- once a second ------------------------------------------------------------------------
+
+    def look_into_outputs(self) -> None:
+        """Count the answers that wait. Called often, so that it never holds the loop for long."""
+        began_s = perf_counter()
+        for key, waiting in self._waiting.items():
+            if not waiting:
+                continue
+            counts = self._outputs[key]
+            for output in waiting:
+                if len(output) <= _LARGEST_OUTPUT_BYTES:
+                    counts.add(bytes(output))
+                else:
+                    self._outputs_passed_over += 1
+            waiting.clear()
+        self._own_s["outputs"] += perf_counter() - began_s
+
+    def tick(self) -> None:
+        """Close a second: what has ended since the last call becomes part of the last minute."""
+        began_s, now = perf_counter(), monotonic_s()
+        second = _Second(now)
+        for key, count in self._requests.items():
+            grown = count - self._last_requests.get(key, 0)
+            if grown:
+                second.endings[key[0], key[2]] += grown
+        for service, counts in self._fine.items():
+            before = self._last_fine.get(service)
+            fine = counts[:] if before is None else [a - b for a, b in zip(counts, before, strict=True)]
+            if any(fine):
+                second.fine[service] = fine
+                self._last_fine[service] = counts[:]
+        self._last_requests = dict(self._requests)
+        if second.endings:
+            self._seconds.append(second)
+        while self._seconds and self._seconds[0].at <= now - _RECENT_S:
+            self._seconds.popleft()
+        self._own_s["tick"] += perf_counter() - began_s
+
+    # -- what others ask ----------------------------------------------------------------------
+
+    def totals(self) -> Totals:
+        """Return everything that only grows."""
+        confidence: dict[str, list[int]] = {}
+        for (service, _), histogram in self._confidence.items():
+            known = confidence.get(service)
+            confidence[service] = (
+                histogram.counts[:]
+                if known is None
+                else [a + b for a, b in zip(known, histogram.counts, strict=True)]
+            )
+        return Totals(
+            self._arrivals,
+            dict(self._requests),
+            {service: counts[:] for service, counts in self._fine.items()},
+            {service: one.counts[:] for service, one in self._queue_waits.items()},
+            {service: (one.counts[:], one.total) for service, one in self._batches.items()},
+            confidence,
+            dict(self._events),
+            dict(self._own_s),
+        )
 
     def snapshot(self) -> MetersSnapshot:
         """Return totals and the last minute, frozen."""
@@ -252,13 +378,13 @@ class Meters:
         return dict(endings)
 
     def _recent(self) -> Iterator[tuple[str, RecentService]]:
-        now = int(monotonic_s())
-        seconds = [second for second in self._seconds if now - _RECENT_S < second.at < now]
-        span_s = max(1.0, min(float(_RECENT_S), monotonic_s() - self._began_s))
+        now = monotonic_s()
+        seconds = [second for second in self._seconds if second.at > now - _RECENT_S]
+        span_s = max(1.0, min(float(_RECENT_S), now - self._began_s))
         names = {service for second in seconds for service, _ in second.endings if service}
         for name in sorted(names):
             endings: Counter[str] = Counter()
-            fine = [0] * _FINE_COUNT
+            fine = [0] * (len(FINE_BOUNDS_S) + 1)
             for second in seconds:
                 for (service, ending), count in second.endings.items():
                     if service == name:
@@ -269,19 +395,28 @@ class Meters:
                 name,
                 RecentService(
                     rate_per_s=sum(endings.values()) / span_s,
-                    p50_ms=_quantile_ms(fine, 0.5),
-                    p99_ms=_quantile_ms(fine, 0.99),
+                    p50_ms=_ms(quantile(fine, FINE_BOUNDS_S, 0.5)),
+                    p99_ms=_ms(quantile(fine, FINE_BOUNDS_S, 0.99)),
                     endings=dict(endings),
                 ),
             )
 
     def render(self, gauges: Gauges, *, openmetrics: bool) -> tuple[bytes, str]:
         """Write everything in Prometheus' text form, or OpenMetrics; return it with its content type."""
+        began_s = perf_counter()
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Families([*self._families(), *gauges()]))
+        registry.register(_Families(self.families(gauges)))
         if openmetrics:
-            return bytes(generate_openmetrics(registry)), OPENMETRICS_TYPE  # type: ignore[no-untyped-call]
-        return generate_text(registry), TEXT_TYPE
+            page, kind = bytes(generate_openmetrics(registry)), OPENMETRICS_TYPE  # type: ignore[no-untyped-call]
+        else:
+            page, kind = generate_text(registry), TEXT_TYPE
+        self._own_s["scrape"] += perf_counter() - began_s
+        return page, kind
+
+    def families(self, gauges: Gauges) -> list[Metric]:
+        """Return every metric family as it stands: the meters' own, and the rooms'."""
+        self.look_into_outputs()
+        return [*self._families(), *self._output_families(), *self._own_families(), *gauges()]
 
     def _families(self) -> Iterator[Metric]:
         arrivals = CounterMetricFamily("nightproof_arrivals", "Requests that came in.")
@@ -321,6 +456,51 @@ class Meters:
             events.add_metric(list(event), count)
         yield events
 
+    def _output_families(self) -> Iterator[Metric]:
+        values = CounterMetricFamily(
+            "nightproof_output_values",
+            "Answers by the value of a field that the schema names.",
+            labels=["service", "release", "field", "value"],
+        )
+        numbers: dict[tuple[str, str, str], Histogram] = {}
+        lengths: dict[tuple[str, str, str], Histogram] = {}
+        unwatched: dict[tuple[str, str], float] = {}
+        for (service, release), counts in self._outputs.items():
+            unwatched[service, release] = float(counts.plan.left_out)
+            for field, by_value in counts.values.items():
+                for value, count in by_value.items():
+                    values.add_metric([service, release, field, value], count)
+            kinds = {field.name: field.kind for field in counts.plan.fields}
+            for field, (bounds, places, total) in counts.numbers.items():
+                told = lengths if kinds[field] == "length" else numbers
+                told[service, release, field] = Histogram.of(bounds, places, total[0])
+        labels = ["service", "release", "field"]
+        yield values
+        yield _histogram("nightproof_output_number", "Numbers in answers.", labels, numbers)
+        yield _histogram(
+            "nightproof_output_length", "Lengths of texts and lists in answers.", labels, lengths
+        )
+        yield gauge(
+            "nightproof_output_fields_unwatched",
+            "Fields of the answers beyond those that are watched.",
+            unwatched,
+            ["service", "release"],
+        )
+        passed = CounterMetricFamily(
+            "nightproof_outputs_passed_over",
+            "Answers that were not looked into: too many at once, too large, or of a release not watched.",
+        )
+        passed.add_metric([], self._outputs_passed_over)
+        yield passed
+
+    def _own_families(self) -> Iterator[Metric]:
+        own = CounterMetricFamily(
+            "nightproof_watch_cost_seconds", "What watching itself has cost.", labels=["part"]
+        )
+        for part, took_s in self._own_s.items():
+            own.add_metric([part], took_s)
+        yield own
+
     def __repr__(self) -> str:
         return f"<Meters arrivals={self._arrivals} endings={sum(self._requests.values())}>"
 
@@ -344,12 +524,19 @@ def gauge(name: str, meaning: str, values: Mapping[Any, float], labels: Sequence
     return family
 
 
+def counter(name: str, meaning: str, values: Mapping[Any, float], labels: Sequence[str] = ()) -> Metric:
+    """Make a counter family of values by label; `_total` is added to its name where it is written."""
+    family = CounterMetricFamily(name, meaning, labels=list(labels))
+    for key, value in values.items():
+        family.add_metric(list(key), value)
+    return family
+
+
 def histogram_of(
     name: str, meaning: str, bounds: Sequence[float], counts: Sequence[int], total: float
 ) -> Metric:
     """Make a histogram family of counts that a room keeps itself."""
-    kept = Histogram(bounds)
-    kept.counts, kept.total = list(counts), total
+    kept = Histogram.of(bounds, counts, total)
     family = HistogramMetricFamily(name, meaning)
     family.add_metric([], kept.cumulated(), kept.total)
     return family
@@ -364,20 +551,5 @@ def _histogram(name: str, meaning: str, labels: list[str], values: dict[Any, His
     return family
 
 
-def _fine_place(duration_s: float) -> int:
-    """Return the place of a duration on a scale of four steps per octave, 30 µs to minutes."""
-    if duration_s <= _FINE_LEAST_S:
-        return 0
-    return min(_FINE_COUNT - 1, int(math.log2(duration_s / _FINE_LEAST_S) * _FINE_PER_OCTAVE) + 1)
-
-
-def _quantile_ms(fine: list[int], share: float) -> float | None:
-    total = sum(fine)
-    if not total:
-        return None
-    running = 0
-    for place, count in enumerate(fine):
-        running += count
-        if running >= share * total:
-            return float(_FINE_LEAST_S * 2.0 ** (place / _FINE_PER_OCTAVE) * 1_000)
-    return None
+def _ms(value_s: float | None) -> float | None:
+    return None if value_s is None else value_s * 1_000

@@ -104,6 +104,17 @@ def decide_children(
     return actions
 
 
+GoldenLevel = Literal["", "worker", "release"]
+_WRONG_FOR_A_RELEASE = 2
+
+
+def golden_level(wrong_in_a_row: int) -> GoldenLevel:
+    """Say whose fault wrong golden answers are: one worker's, or the release's once its replacement errs too."""
+    if not wrong_in_a_row:
+        return ""
+    return "release" if wrong_in_a_row >= _WRONG_FOR_A_RELEASE else "worker"
+
+
 def next_backoff_s(failures_in_a_row: int, *, first_s: float, most_s: float) -> float:
     """Return the pause before the next start: none after one failure, then doubling up to `most_s`."""
     if failures_in_a_row <= 1:

@@ -129,6 +129,10 @@ class EngineSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     backing_off: bool
     trouble: str
     golden_ok: bool
+    golden_passed_s: float = 0.0
+    """When a worker last passed its golden cases, on the monotonic clock."""
+    golden_level: str = ""
+    """Whose fault wrong golden answers are now: `worker`, `release`, or nobody's."""
 
 
 Observer = Callable[..., None]

@@ -95,6 +95,9 @@ class Pool:
         self._restarts = 0
         self._trouble = ""
         self._golden_ok = True
+        self._golden_passed_s = monotonic_s()
+        self._golden_wrong = 0
+        """How many workers in a row answered golden cases wrongly, with none between that passed."""
         self._stopping = False
         self._first: asyncio.Future[None] | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -215,6 +218,8 @@ class Pool:
             backing_off=self._budget.is_exhausted,
             trouble=self._trouble,
             golden_ok=self._golden_ok,
+            golden_passed_s=self._golden_passed_s,
+            golden_level=decide.golden_level(self._golden_wrong),
         )
 
     def process_pids(self) -> list[int]:
@@ -398,11 +403,11 @@ class Pool:
         job = self._verdict_of.pop(slot.number, None)
         self._turn(slot, "ready")
         if pong.trouble:
-            self._trouble, self._golden_ok = pong.trouble, False
-            self._observe("golden_case_failed", service=self.description.service, release=self.release)
+            self._trouble = pong.trouble
+            self._failed_golden()
             self._end(slot, "golden_case_failed")
         else:
-            self._golden_ok = True
+            self._passed_golden()
         if job is not None:
             self._verdict(job, poison=not pong.trouble)
         self._dispatch()
@@ -410,7 +415,8 @@ class Pool:
     def _became_ready(self, slot: Slot) -> None:
         self._turn(slot, "ready")
         slot.since_s = slot.golden_s = monotonic_s()
-        self._trouble, self._golden_ok = "", True
+        self._trouble = ""
+        self._passed_golden()
         self._budget.loaded()
         self._observe("worker_ready", service=self.description.service, pid=slot.pid)
         if self._first is not None and not self._first.done():
@@ -424,7 +430,6 @@ class Pool:
 
     def _load_failed(self, slot: Slot, failed: wire.LoadFailed) -> None:
         self._trouble = failed.text
-        self._golden_ok = failed.failure != "golden_case_failed"
         self._observe(
             "load_failed",
             service=self._name,
@@ -432,9 +437,21 @@ class Pool:
             failure=failed.failure,
             why=failed.text.partition("\n")[0],
         )
+        if failed.failure == "golden_case_failed":
+            self._failed_golden()
         if self._first is not None and not self._first.done():
             self._first.set_exception(NotLoaded(failed.text, hint=failed.hint, failure=failed.failure))
         self._end(slot, "load_failed")
+
+    def _passed_golden(self) -> None:
+        self._golden_ok, self._golden_wrong, self._golden_passed_s = True, 0, monotonic_s()
+
+    def _failed_golden(self) -> None:
+        """Note a wrong golden answer. The second worker in a row says that it is the release and not the worker."""
+        self._golden_ok = False
+        self._golden_wrong += 1
+        level = decide.golden_level(self._golden_wrong)
+        self._observe("golden_case_failed", service=self._name, release=self.release, reason=level)
 
     @property
     def _name(self) -> str:

@@ -9,7 +9,6 @@ from nightproof.workers import decide
 from nightproof.workers.engine import Job
 from nightproof.workers.process import ChildProcess
 
-
 LOADED: frozenset[decide.State] = frozenset(("ready", "busy"))
 """The states in which a worker can answer, now or after its batch."""
 

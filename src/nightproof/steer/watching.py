@@ -1,0 +1,243 @@
+"""What the server knows of itself, kept by its tick: the meters' seconds, their history, processes, health.
+
+Built and asked by `runtime`. Promises that watching never takes serving down: what it cannot do is said in its
+own component, and nothing here raises for what a disk, a collector or a dead process does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter
+
+from prometheus_client import Metric
+
+from nightproof.audit.ledger import Ledger
+from nightproof.base.clock import monotonic_s, utc_us
+from nightproof.limits.limiter import Limiter
+from nightproof.settings.settings import Settings
+from nightproof.storage.statefolder import StateFolder
+from nightproof.watch.health import Component, Health, Thrift
+from nightproof.watch.history import History
+from nightproof.watch.meters import Meters, counter, gauge
+from nightproof.watch.outputs import plan_of
+from nightproof.watch.resources import Resources
+from nightproof.watch.windows import SERVER
+from nightproof.workers.engine import Engine, EngineSnapshot
+
+_SECOND_S = 1.0
+_GOLDEN_MISSED = 3.0
+"""So many golden rounds without an answer, and nobody knows whether the model still answers rightly."""
+_GOLDEN_PATIENCE_S = 15.0
+_LAG_KEPT_S = 60.0
+
+
+class Watching:
+    """The server's view of itself."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: StateFolder,
+        *,
+        meters: Meters,
+        ledger: Ledger,
+        limiter: Limiter,
+        engines: Callable[[], Mapping[str, Engine]],
+        disk_free_bytes: Callable[[], int],
+        certificate_days: Callable[[], float | None],
+    ) -> None:
+        self._meters = meters
+        self._ledger = ledger
+        self._limiter = limiter
+        self._engines = engines
+        self._settings = settings
+        self._disk_free_bytes = disk_free_bytes
+        self._certificate_days = certificate_days
+        self.resources = Resources()
+        self.history = History(
+            state.watch_db,
+            most_bytes=settings.history.most_bytes,
+            totals=meters.totals,
+            values=self._values,
+            may_write=lambda: disk_free_bytes() > settings.ledger.disk_low_bytes,
+            on_cost=lambda took_s: meters.spent("history", took_s),
+        )
+        self.page_thrift = Thrift()
+        """Rations the rendering of `/metrics`, so that asking for it cannot load the server."""
+        self._ticked_s = self._second_s = self._kept_s = monotonic_s()
+        self._began_us = utc_us()
+        self._lag_s = 0.0
+        """The longest lag of the second that runs."""
+        self._lags: list[tuple[float, float]] = []
+        self._commits = 0
+        self.committed_s = monotonic_s()
+        """When the ledger was last seen to have made something durable."""
+
+    # -- the tick -----------------------------------------------------------------------------
+
+    def tick(self, *, slept_s: float, meant_s: float) -> None:
+        """Take in a tick: a part of a second's work each time, the rest when a second is over."""
+        now = monotonic_s()
+        self._lag_s = max(self._lag_s, slept_s - meant_s)
+        commits = self._ledger.snapshot().commits
+        if commits != self._commits:
+            self._commits, self.committed_s = commits, now
+        self.watch_new_releases()
+        self._meters.look_into_outputs()
+        if now - self._second_s < _SECOND_S:
+            return
+        self._second_s = now
+        began_s = perf_counter()
+        self._meters.tick()
+        self.resources.look(
+            {name: engine.snapshot().pids for name, engine in self._engines().items()}, now=now
+        )
+        self._lags = [(at, lag) for at, lag in self._lags if at > now - _LAG_KEPT_S] + [(now, self._lag_s)]
+        self.history.sample()
+        self._lag_s = 0.0
+        if now - self._kept_s >= self._settings.history.write_every_s:
+            self._kept_s = now
+            self.history.begin_keeping()
+        self._meters.spent("tick", perf_counter() - began_s)
+
+    def should_write(self) -> bool:
+        """Say whether the ledger has been silent for so long that only a write can tell how it is."""
+        silent_s = monotonic_s() - self.committed_s
+        return self._ledger.is_writable and silent_s > self._settings.health.ledger_write_every_s
+
+    async def close(self) -> None:
+        """Keep the last windows."""
+        self.history.sample()
+        await self.history.close()
+
+    def watch_new_releases(self) -> None:
+        """Begin to count the answers of releases that have become live."""
+        for name, engine in self._engines().items():
+            described, release = engine.description, engine.snapshot().release
+            if not self._meters.watches(name, release):
+                plan = plan_of(
+                    described.output_schema,
+                    confidence_field=described.confidence_field,
+                    sensitive=described.sensitive_pointers,
+                )
+                self._meters.watch_outputs(name, release, plan)
+
+    def _values(self) -> Mapping[str, Mapping[str, float]]:
+        """Return the present values that history keeps."""
+        server = self.resources.server
+        values: dict[str, dict[str, float]] = {
+            SERVER: {
+                "in_flight": float(self._limiter.snapshot().in_flight),
+                "memory_bytes": float(server.memory_bytes),
+                "cpu_cores": server.cpu_cores,
+                "open_files": float(server.open_files),
+                "disk_free_bytes": float(self._disk_free_bytes()),
+                "loop_lag_s": self._lag_s,
+            }
+        }
+        for name, engine in self._engines().items():
+            picture = engine.snapshot()
+            mine = [one for (service, _), one in self.resources.workers.items() if service == name]
+            values[name] = {
+                "queue_depth": float(picture.queued),
+                "workers_ready": float(picture.workers["ready"] + picture.workers["busy"]),
+                "workers_busy": float(picture.workers["busy"]),
+                "worker_memory_bytes": float(sum(one.memory_bytes for one in mine)),
+                "worker_cpu_cores": sum(one.cpu_cores for one in mine),
+            }
+        return values
+
+    # -- what is seen from outside ------------------------------------------------------------
+
+    def health(self, health: Health) -> list[Component]:
+        """Return the state of golden cases, event loop, certificate and history."""
+        see, now = health.see, monotonic_s()
+        parts = []
+        for name, engine in self._engines().items():
+            if engine.description.golden_cases:
+                why = golden_trouble(
+                    engine.snapshot(), every_s=self._settings.workers.golden_every_s, now=now
+                )
+                parts.append(see(f"golden:{name}", ok=not why, why=why, needed=False))
+        lag_s = self.worst_lag_s()
+        slow = lag_s > self._settings.health.loop_lag_s
+        why = f"lagged by {lag_s:.2f} s within the last minute" if slow else ""
+        parts.append(see("loop", ok=not slow, why=why, needed=False))
+        days = self._certificate_days()
+        if days is not None:
+            near = days < self._settings.health.certificate_warn_days
+            why = f"ends in {days:.1f} days" if near else ""
+            parts.append(see("certificate", ok=not near, why=why, needed=False))
+        kept = self.history.snapshot()
+        trouble = "" if kept.trouble == "not begun" else kept.trouble
+        parts.append(see("history", ok=not trouble, why=trouble, needed=False))
+        return parts
+
+    def worst_lag_s(self) -> float:
+        """Return the event loop's longest lag within the last minute."""
+        return max((lag for _, lag in self._lags), default=0.0)
+
+    def gauges(self) -> Iterable[Metric]:
+        """Return processes, certificate, event loop and history for `/metrics`."""
+        server, workers = self.resources.server, self.resources.workers
+        processes = {("server", "", ""): server} | {
+            ("worker", service, str(place)): one for (service, place), one in workers.items()
+        }
+        labels = ["process", "service", "worker"]
+        yield gauge(
+            "nightproof_process_resident_memory_bytes",
+            "Memory of the server and of each worker.",
+            {key: float(one.memory_bytes) for key, one in processes.items()},
+            labels,
+        )
+        yield counter(
+            "nightproof_process_cpu_seconds",
+            "CPU time of the server and of each worker's place.",
+            {key: one.cpu_s for key, one in processes.items()},
+            labels,
+        )
+        yield gauge(
+            "nightproof_process_open_fds",
+            "Open files of the server and of each worker.",
+            {key: float(one.open_files) for key, one in processes.items()},
+            labels,
+        )
+        yield gauge(
+            "nightproof_process_max_fds",
+            "Most files that the server may open.",
+            {(): float(self.resources.most_files)},
+        )
+        yield gauge(
+            "nightproof_process_start_time_seconds", "When the server began.", {(): self._began_us / 1e6}
+        )
+        yield gauge(
+            "nightproof_event_loop_lag_seconds",
+            "Longest lag of the event loop within the last minute.",
+            {(): self.worst_lag_s()},
+        )
+        days = self._certificate_days()
+        if days is not None:
+            yield gauge(
+                "nightproof_certificate_expiry_timestamp_seconds",
+                "When the TLS certificate ends.",
+                {(): utc_us() / 1e6 + days * 86_400},
+            )
+        kept = self.history.snapshot()
+        yield gauge("nightproof_history_bytes", "Size of watch.db and its log.", {(): float(kept.size_bytes)})
+        yield counter(
+            "nightproof_history_lost_windows",
+            "Windows that could not be kept.",
+            {(): float(kept.lost)},
+        )
+
+
+def golden_trouble(picture: EngineSnapshot, *, every_s: float, now: float) -> str:
+    """Say what is wrong with a release's golden cases: answered wrongly, or not asked for too long."""
+    if picture.golden_level == "release":
+        return f"every worker of {picture.release} answers a golden case wrongly"
+    if picture.golden_level == "worker":
+        return "a worker answered a golden case wrongly and was taken out"
+    silent_s = now - picture.golden_passed_s
+    if picture.golden_passed_s and silent_s > _GOLDEN_MISSED * every_s + _GOLDEN_PATIENCE_S:
+        return f"no golden case was answered for {silent_s:.0f} s"
+    return ""
