@@ -37,7 +37,7 @@ def count(meters: Meters, *items: Any, release: str = "r", duration_s: float = 0
 
 
 def page(meters: Meters) -> list[str]:
-    text, _ = meters.render(lambda: [], openmetrics=False)
+    text, _ = meters.render(list, openmetrics=False)
     return [line for line in text.decode().splitlines() if not line.startswith("#")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import orjson
@@ -129,7 +130,7 @@ def test_numbers_fall_into_their_buckets():
 def test_bounds_rise_and_are_few(least: float | None, most: float | None, is_integer: bool):
     bounds = number_bounds(least, most, is_integer=is_integer)
 
-    assert all(one < other for one, other in zip(bounds, bounds[1:], strict=False))
+    assert all(one < other for one, other in pairwise(bounds))
     assert 1 <= len(bounds) <= 41
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightproof.watch.history import decode, merge_stored, windows_between
 from nightproof.watch.history import _encoder as encoder
+from nightproof.watch.history import decode, merge_stored, windows_between
 from nightproof.watch.meters import Meters, Totals
 from nightproof.watch.windows import (
     FINE_BOUNDS_S,
@@ -132,11 +132,11 @@ def story(meters: Meters, ending: str, failure: str = "", duration_s: float = 0.
     )
 
 
-def test_the_first_look_at_the_meters_counts_nothing_that_was_before():
+def test_between_two_looks_in_which_nothing_happened_there_is_nothing_but_the_time():
     meters = Meters()
     story(meters, "answered")
 
-    (server,) = windows_between(None, meters.totals(), {}, at_s=7)
+    (server,) = windows_between(meters.totals(), meters.totals(), {}, at_s=7)
 
     assert server == Window(7, 1, "")
 

@@ -92,11 +92,16 @@ def cli() -> None:
 @cli.command()
 @reach_options
 @click.option("--watch", is_flag=True, help="Repeat every second until Ctrl-C.")
-def status(state: Path, url: str | None, as_json: bool, watch: bool) -> None:
+@click.option("--since", help="Show what was since then instead: 15m, 24h, 90d.")
+def status(state: Path, url: str | None, as_json: bool, watch: bool, since: str | None) -> None:
     """Show workers, rate, p99 and endings of the running server. Exit 1 if it is not ready."""
     from nightproof.cli.client import from_options
     from nightproof.cli.status import print_status
 
+    if since is not None:
+        from nightproof.cli.timeline import show_since
+
+        sys.exit(0 if show_since(state, url, since, as_json=as_json) else 1)
     client = from_options(state, url)
     told = client.get("/admin/status")
     if as_json:

@@ -24,6 +24,7 @@ from nightproof.gateway.problems import Headers
 from nightproof.runtime import Runtime
 from nightproof.steer import keys, quarantine
 from nightproof.storage.sqlite import NotFound
+from nightproof.watch.timeline import Asked
 
 if TYPE_CHECKING:
     from nightproof.gateway.app import Call
@@ -72,6 +73,8 @@ class Admin:
     def _route(self, method: str, path: str) -> tuple[Action, Callable[[str, bytes], Awaitable[Any]]]:
         if path == "/admin/status" and method == "GET":
             return Action.READ_STATUS, self._status
+        if path == "/admin/windows" and method == "POST":
+            return Action.READ_STATUS, self._windows
         if path == "/admin/quarantine" and method == "GET":
             return Action.QUARANTINE, self._held
         if match := _QUARANTINE.fullmatch(path):
@@ -122,6 +125,9 @@ class Admin:
 
     async def _status(self, who: str, _: bytes) -> Any:
         return self._runtime.status()
+
+    async def _windows(self, who: str, body: bytes) -> Any:
+        return await self._runtime.watching.timeline(_read(body, Asked))
 
     async def _held(self, who: str, _: bytes) -> Any:
         return quarantine.list_all(self._runtime.quarantine)

@@ -21,6 +21,7 @@ from nightproof.watch.history import History
 from nightproof.watch.meters import Meters, counter, gauge
 from nightproof.watch.outputs import plan_of
 from nightproof.watch.resources import Resources
+from nightproof.watch.timeline import Asked, Timeline, spans_of, timeline
 from nightproof.watch.windows import SERVER
 from nightproof.workers.engine import Engine, EngineSnapshot
 
@@ -93,7 +94,7 @@ class Watching:
             {name: engine.snapshot().pids for name, engine in self._engines().items()}, now=now
         )
         self._lags = [(at, lag) for at, lag in self._lags if at > now - _LAG_KEPT_S] + [(now, self._lag_s)]
-        self.history.sample()
+        self.history.sample(at_s=utc_us() // 1_000_000)
         self._lag_s = 0.0
         if now - self._kept_s >= self._settings.history.write_every_s:
             self._kept_s = now
@@ -105,9 +106,17 @@ class Watching:
         silent_s = monotonic_s() - self.committed_s
         return self._ledger.is_writable and silent_s > self._settings.health.ledger_write_every_s
 
+    async def timeline(self, asked: Asked) -> Timeline:
+        """Return what a stretch of time looked like."""
+        span_s, _ = spans_of(asked)
+        windows = await self.history.select(
+            since_s=asked.since_s, until_s=utc_us() // 1_000_000, span_s=span_s, scope=asked.service
+        )
+        return timeline(windows, asked)
+
     async def close(self) -> None:
         """Keep the last windows."""
-        self.history.sample()
+        self.history.sample(at_s=utc_us() // 1_000_000)
         await self.history.close()
 
     def watch_new_releases(self) -> None:

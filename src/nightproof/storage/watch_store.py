@@ -35,6 +35,8 @@ _STORE = "watch"
 _PAGE_BYTES = 4_096
 _CHECKPOINT_EVERY = 12
 _BUSY_WAIT_MS = 1_000
+_TRIES = 9
+"""How often a tenth of the oldest windows is given up for a batch."""
 _NOT_OURS = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
 _SCHEMA = """
 CREATE TABLE windows(
@@ -83,6 +85,7 @@ class WatchStore:
         self.path = path
         self._merge = merge
         self._keep = dict(keep)
+        self._is_read_only = read_only
         self._batches = 0
         self._connection = open_database(path, read_only=read_only)
         try:
@@ -101,14 +104,15 @@ class WatchStore:
         """Write a batch; raises StorageUnavailable or StorageOutcomeUnknown, and then nothing of it is there."""
         batch = list(windows)
         with self._door:
-            try:
-                self._write(batch)
-            except StorageUnavailable:
-                if not self._is_at_its_size():
-                    raise
-                with transaction(self._connection, self.path):
-                    self._connection.execute(_FORGET_OLDEST)
-                self._write(batch)
+            for is_last_try in (*[False] * _TRIES, True):
+                try:
+                    self._write(batch)
+                    break
+                except StorageUnavailable:
+                    if is_last_try or not self._is_at_its_size(batch):
+                        raise
+                    with transaction(self._connection, self.path):
+                        self._connection.execute(_FORGET_OLDEST)
             self._batches += 1
             if self._batches % _CHECKPOINT_EVERY == 0:
                 checkpoint(self._connection, self.path)
@@ -132,7 +136,7 @@ class WatchStore:
     def close(self) -> None:
         """Close the file."""
         with self._door:
-            if not self._connection.pragma("query_only"):
+            if not self._is_read_only:
                 checkpoint(self._connection, self.path)
             self._connection.close(True)
 
@@ -149,9 +153,11 @@ class WatchStore:
             for span_s, scope in touched:
                 self._connection.execute(_FORGET, (span_s, scope, self._keep.get(span_s, 1_000)))
 
-    def _is_at_its_size(self) -> bool:
+    def _is_at_its_size(self, batch: list[StoredWindow]) -> bool:
+        """Say whether it was our own limit that refused the batch, and not the disk's."""
         most, pages = self._connection.pragma("max_page_count"), self._connection.pragma("page_count")
-        return int(pages) + int(most) // 50 >= int(most)
+        wanted = 2 * sum(len(one.data) + len(one.scope) + 64 for one in batch) // _PAGE_BYTES + 16
+        return int(pages) + wanted >= int(most)
 
 
 def open_or_begin_anew(

@@ -16,7 +16,7 @@ from time import thread_time
 
 import msgspec
 
-from nightproof.base.clock import monotonic_s, utc_us
+from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import NightproofError, StateError
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.watch_store import StoredWindow, WatchStore, open_or_begin_anew
@@ -28,7 +28,7 @@ Values = Mapping[str, Mapping[str, float]]
 """Present values by scope and name."""
 
 _MOST_WAITING_S = 900
-_TRY_AGAIN_S = 30.0
+_TRY_AGAIN_S = 5.0
 _BATCH = 2_000
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Window)
@@ -67,7 +67,7 @@ class History:
         self._may_write = may_write
         self._on_cost = on_cost
         self._store: WatchStore | None = None
-        self._before: Totals | None = None
+        self._before = totals()
         self._waiting: deque[Window] = deque()
         self._busy = asyncio.Lock()
         self._keeping: asyncio.Task[None] | None = None
@@ -77,10 +77,10 @@ class History:
         self._lost = 0
         self._size_bytes = 0
 
-    def sample(self) -> None:
-        """Make the windows of the second that has passed."""
+    def sample(self, *, at_s: int) -> None:
+        """Make the windows of the second that has passed; `at_s` is what the wall clock says, right or wrong."""
         now = self._totals()
-        made = windows_between(self._before, now, self._values(), at_s=utc_us() // 1_000_000)
+        made = windows_between(self._before, now, self._values(), at_s=at_s)
         self._before = now
         self._waiting.extend(made)
         most = _MOST_WAITING_S * max(1, len(made))
@@ -111,9 +111,10 @@ class History:
                 self._on_cost(took_s)
                 self._say("")
 
-    async def select(self, *, since_s: float, span_s: int, scope: str | None = None) -> list[Window]:
-        """Return windows of a span from the last `since_s` seconds, also those that are not written yet."""
-        until_s = utc_us() // 1_000_000
+    async def select(
+        self, *, since_s: float, until_s: int, span_s: int, scope: str | None = None
+    ) -> list[Window]:
+        """Return windows of a span from the `since_s` seconds before `until_s`, also what is not written yet."""
         from_s = int(until_s - since_s)
         async with self._busy:
             store = self._store
@@ -200,26 +201,21 @@ class History:
         return f"<History waiting={len(self._waiting)} lost={self._lost} trouble={self._trouble!r}>"
 
 
-def windows_between(before: Totals | None, now: Totals, values: Values, *, at_s: int) -> list[Window]:
+def windows_between(before: Totals, now: Totals, values: Values, *, at_s: int) -> list[Window]:
     """Return one window per scope of what happened between two looks at the meters, with the present values."""
     counts: dict[str, Counter[str]] = {scope: Counter() for scope in values}
+    _count_requests(counts, before, now)
     histograms: dict[str, dict[str, dict[int, int]]] = {}
-    if before is not None:
-        _count_requests(counts, before, now)
-        for name, grown, was in (
-            ("duration", now.durations, before.durations),
-            ("queue_wait", now.queue_waits, before.queue_waits),
-            ("confidence", now.confidence, before.confidence),
-            (
-                "batch",
-                {service: one[0] for service, one in now.batches.items()},
-                {service: one[0] for service, one in before.batches.items()},
-            ),
-        ):
-            for service, places in grown.items():
-                found = sparse(places, was.get(service))
-                if found and service:
-                    histograms.setdefault(service, {})[name] = found
+    for name, grown, was in (
+        ("duration", now.durations, before.durations),
+        ("queue_wait", now.queue_waits, before.queue_waits),
+        ("confidence", now.confidence, before.confidence),
+        ("batch", _counts_of(now.batches), _counts_of(before.batches)),
+    ):
+        for service, places in grown.items():
+            found = sparse(places, was.get(service))
+            if found and service:
+                histograms.setdefault(service, {})[name] = found
     scopes = {SERVER, *values, *(scope for scope, found in counts.items() if found), *histograms}
     return [
         Window(
@@ -233,6 +229,10 @@ def windows_between(before: Totals | None, now: Totals, values: Values, *, at_s:
         )
         for scope in sorted(scopes)
     ]
+
+
+def _counts_of(histograms: Mapping[str, tuple[list[int], float]]) -> dict[str, list[int]]:
+    return {service: counts for service, (counts, _) in histograms.items()}
 
 
 def _count_requests(counts: dict[str, Counter[str]], before: Totals, now: Totals) -> None:
