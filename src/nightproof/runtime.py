@@ -196,6 +196,11 @@ class Runtime:
         self._reader = await asyncio.to_thread(self.archive.reader)
         await self._note_start()
         self.house.spill = await self.upkeep.start(self.begin)
+        self.house.traces = self.watching.begin_telemetry(
+            os.environ,
+            version=__version__,
+            families=lambda: self.house.meters.families(self.gauges),
+        )
         self._tick_task = asyncio.create_task(self._tick())
         await self.releasing.sweep()
         for folder in self._folders:

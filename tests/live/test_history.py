@@ -240,7 +240,7 @@ def test_a_locked_file_makes_windows_wait_and_takes_them_afterwards(tmp_path: Pa
         past = Past(path)
         past.live(*range(NOON_S, NOON_S + 3))
         await past.history.keep()
-        other = subprocess.Popen(
+        other = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs on this loop
             [sys.executable, "-c", LOCKS, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert other.stdout is not None

@@ -26,6 +26,7 @@ from nightproof.gateway.problems import Headers
 from nightproof.pipeline.serve import serve
 from nightproof.pipeline.story import Arrival, Decoded
 from nightproof.runtime import Runtime
+from nightproof.watch.telemetry import Context, read_context
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -35,7 +36,6 @@ Response = tuple[int, bytes, Headers]
 _JSON_TYPES = (b"application/json", b"text/json")
 _JSON_HEADER: Headers = [(b"content-type", b"application/json")]
 _TEXT_HEADER: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
-_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 _TIMEOUT = re.compile(rb"[0-9]{1,12}(\.[0-9]{1,6})?")
 _OIP_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))?/?")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -316,10 +316,10 @@ class Gateway:
             arrival.idempotency_key = value.decode("latin-1").strip().strip('"') or " "
             if b"idempotency-key" in call.repeated:
                 arrival.idempotency_key = " "  # two keys are no key: refused like one that cannot be
-        if (value := headers.get(b"traceparent")) is not None:
-            match = _TRACEPARENT.fullmatch(value.decode("latin-1"))
-            if match and match[2].strip("0") and match[3].strip("0") and (match[1] != "00" or not match[4]):
-                arrival.trace_id = match[2]
+        if b"traceparent" in headers and b"traceparent" not in call.repeated:
+            arrival.context = context = _context(call)
+            if context is not None:
+                arrival.trace_id = context.trace_id
         return arrival
 
     def _reply_headers(self, reply: Reply, arrival: Arrival) -> Headers:
@@ -329,6 +329,11 @@ class Gateway:
             (b"server-timing", native.server_timing(reply.stages_us)),
             _NO_STORE,
         ]
+        if (context := arrival.context) is not None:
+            if not context.sampled:
+                headers[1] = (b"traceparent", f"00-{trace_id}-{arrival.id[-16:]}-00".encode())
+            if context.state:
+                headers.append((b"tracestate", context.state.encode()))
         if reply.replayed:
             headers.append((b"idempotent-replayed", b"true"))
         return headers
@@ -465,6 +470,12 @@ class Gateway:
             is_ready = release.engine.is_ready() and not self._house.draining
             return (200 if is_ready else 503), orjson.dumps(oip.model_ready(name, is_ready)), _JSON_HEADER
         return 200, orjson.dumps(oip.model_metadata(release.engine.description, release.label)), _JSON_HEADER
+
+
+def _context(call: Call) -> Context | None:
+    """Read the caller's trace. A state may come in several headers, which count as one (RFC 9110)."""
+    states = [value for name, value in call.scope["headers"] if name == b"tracestate"]
+    return read_context(call.headers[b"traceparent"].decode("latin-1"), b",".join(states).decode("latin-1"))
 
 
 def _need_get(method: str) -> None:

@@ -66,6 +66,7 @@ def take(item: Item, job: Job, outcome: Outcome) -> None:
     item.batch_size = job.batch_size
     item.predict_us = job.predict_us
     item.worker_pid = job.worker_pid
+    item.handed_s = job.handed_s
     if job.handed_s:
         item.queue_us = int((job.handed_s - job.queued_s) * 1e6)
 

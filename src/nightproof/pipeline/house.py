@@ -21,6 +21,7 @@ from nightproof.pipeline.last_good import LastGood
 from nightproof.releases.routing import Split
 from nightproof.settings.settings import Settings
 from nightproof.watch.meters import Meters
+from nightproof.watch.telemetry import Queue
 from nightproof.workers.engine import Engine, Job
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ class House(msgspec.Struct, eq=False):
     spill: Spill | None = None
     spilling_services: set[str] = set()
     """Those that are answered although the ledger cannot be written, while the spill takes their records."""
+    traces: Queue | None = None
+    """Where requests go that are to be traced, if somebody collects them."""
     storage_low: bool = False
     """The disk is full, and what is left of it is for operators: requests are refused."""
     draining: bool = False

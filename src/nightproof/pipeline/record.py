@@ -24,6 +24,7 @@ from nightproof.pipeline.house import House
 from nightproof.pipeline.reply import reply_of
 from nightproof.pipeline.story import Item, Story
 from nightproof.watch.log import Sparing
+from nightproof.watch.telemetry import ItemTrace, Queue, Trace
 
 WHOLE = "content"
 """The content's one part: `{"items":[{"input","output"}],"reply",…}`."""
@@ -31,6 +32,8 @@ REST = "rest"
 """Of content split by subject: what belongs to no single record. The records are the parts `items/<place>`."""
 _KEPT_BODY_BYTES = 64 * 1024
 _MOST_SUMMARY_KEYS = 10_000
+_MOST_TRACED = 16
+"""Records of a list that have spans of their own."""
 _DETAIL_IS_OURS = frozenset({"model_error", "model_out_of_memory", "invalid_output"})
 """Failures whose detail is a kind and a place, or words of the schema; others may quote the service's author."""
 _failures = Sparing()
@@ -135,6 +138,44 @@ def _finish(story: Story, house: House) -> None:
     )
     if story.watcher is not None:
         story.watcher.seen(story)
+    if house.traces is not None:
+        _trace(story, house.traces)
+
+
+def _trace(story: Story, traces: Queue) -> None:
+    """Let the request be traced: names, ids and times, if the second's budget has room for it."""
+    arrival, context = story.arrival, story.arrival.context
+    trace_id = arrival.trace_id or arrival.id.replace("-", "0")
+    sampled = None if context is None else context.sampled
+    if not traces.wants(
+        trace_id, parent_sampled=sampled, answered=story.ending == "answered", now=story.marked_s
+    ):
+        return
+    items = [
+        ItemTrace(
+            item.queue_us, item.predict_us, item.batch_size, item.worker_pid, item.handed_s, item.attempts,
+            item.failure,
+        )
+        for item in story.items[:_MOST_TRACED]
+    ]  # fmt: skip
+    traces.put(
+        Trace(
+            id=arrival.id,
+            trace_id=trace_id,
+            parent_id="" if context is None else context.parent_id,
+            state="" if context is None else context.state,
+            service=story.service,
+            release=story.release,
+            protocol=arrival.protocol,
+            ending=story.ending,
+            failure=story.failure,
+            began_us=story.began_us,
+            duration_us=int((story.marked_s - story.began_s) * 1e6),
+            stages_us=tuple(story.stages_us),
+            items=tuple(items),
+            records=len(story.items),
+        )
+    )
 
 
 def _log_failures(story: Story) -> None:

@@ -13,6 +13,7 @@ from nightproof.base.errors import Fault, FieldError
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.values import Caller, Degraded, Ending, Reply
 from nightproof.declare.describe import Description
+from nightproof.watch.telemetry import Context
 
 if TYPE_CHECKING:
     from nightproof.pipeline.house import Watcher
@@ -47,6 +48,8 @@ class Arrival(msgspec.Struct, eq=False):
     idempotency_key: str = ""
     timeout_ms: float | None = None
     trace_id: str = ""
+    context: Context | None = None
+    """The caller's own trace, if he sent a valid one; `trace_id` is its id."""
     fault: Fault | None = None
     """What the gateway already found wrong, to be ended and recorded like any other."""
     version: str = ""
@@ -73,6 +76,7 @@ class Item(msgspec.Struct, eq=False):
     predict_us: int = 0
     queue_us: int = 0
     worker_pid: int = 0
+    handed_s: float = 0.0
     subject: bytes = b""
     """Pseudonym of the person that the record is about, where the service names one."""
 

@@ -6,7 +6,8 @@ own component, and nothing here raises for what a disk, a collector or a dead pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 
 from prometheus_client import Metric
@@ -18,9 +19,11 @@ from nightproof.settings.settings import Settings
 from nightproof.storage.statefolder import StateFolder
 from nightproof.watch.health import Component, Health, Thrift
 from nightproof.watch.history import History
+from nightproof.watch.log import log
 from nightproof.watch.meters import Meters, counter, gauge
 from nightproof.watch.outputs import plan_of
 from nightproof.watch.resources import Resources
+from nightproof.watch.telemetry import Queue, Sender, choose, sampler_of
 from nightproof.watch.timeline import Asked, Timeline, spans_of, timeline
 from nightproof.watch.windows import SERVER
 from nightproof.workers.engine import Engine, EngineSnapshot
@@ -30,6 +33,9 @@ _GOLDEN_MISSED = 3.0
 """So many golden rounds without an answer, and nobody knows whether the model still answers rightly."""
 _GOLDEN_PATIENCE_S = 15.0
 _LAG_KEPT_S = 60.0
+_LAST_TRACES_WITHIN_S = 2.0
+
+Families = Callable[[], Sequence[Metric]]
 
 
 class Watching:
@@ -70,9 +76,43 @@ class Watching:
         self._lag_s = 0.0
         """The longest lag of the second that runs."""
         self._lags: list[tuple[float, float]] = []
+        self._sender: Sender | None = None
+        self._traces: Queue | None = None
+        self._families: Families = list
+        self._telemetry_trouble = ""
         self._commits = 0
         self.committed_s = monotonic_s()
         """When the ledger was last seen to have made something durable."""
+
+    def begin_telemetry(
+        self, environment: Mapping[str, str], *, version: str, families: Families
+    ) -> Queue | None:
+        """Begin to send what the standard's variables ask for; without an endpoint nothing is even imported."""
+        choice = choose(environment)
+        self._telemetry_trouble = choice.why_not
+        if choice.traces or choice.metrics:
+            try:
+                from nightproof.watch.otlp import OtlpSender
+            except ImportError as error:
+                self._telemetry_trouble = f"{error.name} is missing: pip install 'nightproof[otel]'"
+            else:
+                settings = self._settings.telemetry
+                self._families = families
+                self._traces = Queue(
+                    per_s=settings.traces_per_s if choice.traces else 0,
+                    most=settings.queue_traces,
+                    sampler=sampler_of(environment),
+                )
+                self._sender = OtlpSender(
+                    self._traces,
+                    version=version,
+                    environment=environment,
+                    traces=choice.traces,
+                    metrics=choice.metrics,
+                )
+        if self._telemetry_trouble:
+            log("telemetry_off", level="warning", why=self._telemetry_trouble)
+        return self._traces if choice.traces else None
 
     # -- the tick -----------------------------------------------------------------------------
 
@@ -96,6 +136,8 @@ class Watching:
         self._lags = [(at, lag) for at, lag in self._lags if at > now - _LAG_KEPT_S] + [(now, self._lag_s)]
         self.history.sample(at_s=utc_us() // 1_000_000)
         self._lag_s = 0.0
+        if self._sender is not None and self._sender.wants_metrics(now):
+            self._sender.hand_metrics(self._families())
         if now - self._kept_s >= self._settings.history.write_every_s:
             self._kept_s = now
             self.history.begin_keeping()
@@ -115,7 +157,11 @@ class Watching:
         return timeline(windows, asked)
 
     async def close(self) -> None:
-        """Keep the last windows."""
+        """Keep the last windows, send the last traces: both within a bounded time."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.hand_metrics(self._families())
+            await asyncio.to_thread(sender.stop, _LAST_TRACES_WITHIN_S)
         self.history.sample(at_s=utc_us() // 1_000_000)
         await self.history.close()
 
@@ -180,6 +226,9 @@ class Watching:
         kept = self.history.snapshot()
         trouble = "" if kept.trouble == "not begun" else kept.trouble
         parts.append(see("history", ok=not trouble, why=trouble, needed=False))
+        if self._traces is not None or self._telemetry_trouble:
+            why = self._telemetry_trouble or (self._traces.trouble if self._traces is not None else "")
+            parts.append(see("telemetry", ok=not why, why=why, needed=False))
         return parts
 
     def worst_lag_s(self) -> float:
@@ -230,6 +279,20 @@ class Watching:
                 "nightproof_certificate_expiry_timestamp_seconds",
                 "When the TLS certificate ends.",
                 {(): utc_us() / 1e6 + days * 86_400},
+            )
+        if self._traces is not None:
+            sending = self._traces.snapshot()
+            yield counter(
+                "nightproof_telemetry_dropped_traces",
+                "Traces that were not sent.",
+                {(reason,): float(count) for reason, count in sending.dropped.items()},
+                ["reason"],
+            )
+            yield counter(
+                "nightproof_telemetry_exports",
+                "Exports to the collector.",
+                {tuple(key.split()): float(count) for key, count in sending.sent.items()},
+                ["signal", "outcome"],
             )
         kept = self.history.snapshot()
         yield gauge("nightproof_history_bytes", "Size of watch.db and its log.", {(): float(kept.size_bytes)})
