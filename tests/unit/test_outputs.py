@@ -131,7 +131,7 @@ def test_bounds_rise_and_are_few(least: float | None, most: float | None, is_int
     bounds = number_bounds(least, most, is_integer=is_integer)
 
     assert all(one < other for one, other in pairwise(bounds))
-    assert 1 <= len(bounds) <= 41
+    assert 1 <= len(bounds) <= 21
 
 
 def test_a_schema_that_refers_to_itself_ends():

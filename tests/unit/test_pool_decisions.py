@@ -23,6 +23,7 @@ from nightproof.workers.decide import (
     Start,
     decide_children,
     forecast,
+    golden_level,
     newest_first,
     next_backoff_s,
     next_scale,
@@ -516,3 +517,7 @@ def test_who_waits_as_told_conforms():
     due_s, wait_s = next_arrival_s(due_s, now=5.01, interval_s=1 / 3, burst=1)
 
     assert next_arrival_s(due_s, now=5.01 + wait_s, interval_s=1 / 3, burst=1)[1] == 0
+
+
+def test_one_worker_that_errs_is_a_worker_and_two_in_a_row_are_the_release():
+    assert [golden_level(wrong) for wrong in (0, 1, 2, 9)] == ["", "worker", "release", "release"]

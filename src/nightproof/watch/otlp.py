@@ -299,7 +299,7 @@ def _histogram_points(family: Metric, began_ns: int, now_ns: int) -> list[otel_m
     by_labels: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
     for sample in family.samples:
         labels = tuple(sorted((name, value) for name, value in sample.labels.items() if name != "le"))
-        found = by_labels.setdefault(labels, {"bounds": [], "running": [], "sum": 0.0})
+        found = by_labels.setdefault(labels, {"bounds": [], "running": [], "sum": None})
         if sample.name.endswith("_bucket"):
             found["running"].append(int(sample.value))
             if sample.labels["le"] != "+Inf":

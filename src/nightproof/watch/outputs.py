@@ -90,10 +90,10 @@ def number_bounds(least: float | None, most: float | None, *, is_integer: bool) 
             return tuple(float(value) for value in range(math.ceil(least), math.floor(most) + 1))
         step = (most - least) / _STEPS
         return (*(least + step * place for place in range(1, _STEPS)), float(most))
-    above = (0.0, *_MAGNITUDES)
     if least is not None and least >= 0:
-        return above
-    return (*(-bound for bound in reversed(_MAGNITUDES)), *above)
+        return (0.0, *_MAGNITUDES)
+    tens = _MAGNITUDES[::2]
+    return (*(-bound for bound in reversed(tens)), 0.0, *tens)
 
 
 class OutputCounts:

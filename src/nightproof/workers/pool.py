@@ -449,9 +449,12 @@ class Pool:
     def _failed_golden(self) -> None:
         """Note a wrong golden answer. The second worker in a row says that it is the release and not the worker."""
         self._golden_ok = False
+        was = decide.golden_level(self._golden_wrong)
         self._golden_wrong += 1
-        level = decide.golden_level(self._golden_wrong)
-        self._observe("golden_case_failed", service=self._name, release=self.release, reason=level)
+        named = {"service": self._name, "release": self.release}
+        self._observe("golden_case_failed", **named)
+        if was != "release" and decide.golden_level(self._golden_wrong) == "release":
+            self._observe("golden_case_failed", **named, reason="release")
 
     @property
     def _name(self) -> str:
