@@ -17,7 +17,19 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from benchmarks import audit, faults, footprint, load, machine, openloop, ours, peers, report, systems
+from benchmarks import (
+    audit,
+    faults,
+    footprint,
+    load,
+    machine,
+    openloop,
+    ours,
+    peers,
+    report,
+    systems,
+    watching,
+)
 from benchmarks.load import FULL, QUICK, Pace
 from benchmarks.promises import Findings, Row
 from benchmarks.systems import NotRun, Running
@@ -177,6 +189,13 @@ def run_audit(bench: Bench) -> None:
     bench.findings.audit = audit.measure(bench.results / "audit", bench.audit_log, records, bench.say)
 
 
+def run_watch(bench: Bench) -> None:
+    """Read what watching costs the server under load."""
+    with ours.serve("fast", bench.results) as subject:
+        bench.say("watch: 64 connections")
+        bench.findings.watch = watching.read_watch_cost(subject, 64, bench.pace)
+
+
 EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "load": run_load,
     "overload": run_overload,
@@ -187,6 +206,7 @@ EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "footprint": run_footprint,
     "stages": run_stages,
     "audit": run_audit,
+    "watch": run_watch,
     "peers": run_peers,
 }
 

@@ -13,6 +13,7 @@ from benchmarks.faults import Killed, Poisoned
 from benchmarks.footprint import Footprint, Stages
 from benchmarks.load import Comparison, Point
 from benchmarks.openloop import Overload
+from benchmarks.watching import WatchCost
 
 DEADLINE_MS = 1_000
 """Of the services `hang` and `crash`."""
@@ -45,6 +46,7 @@ class Findings:
     footprint: Footprint | None = None
     stages: Stages | None = None
     audit: AuditFigures | None = None
+    watch: WatchCost | None = None
     not_run: dict[str, str] = field(default_factory=dict)
 
 
@@ -211,6 +213,11 @@ def _cost_promises(findings: Findings) -> list[Promise]:
                 footprint.idle_server_percent < 1,
             ),
         ]
+    if findings.watch:
+        share = findings.watch.share
+        made.append(
+            Promise("watching: under 5 % of the server's CPU under load", f"{share:.1%}", share < 0.05)
+        )
     return made
 
 

@@ -20,6 +20,7 @@ from benchmarks.footprint import Footprint, Stages
 from benchmarks.load import Comparison, Point
 from benchmarks.openloop import Overload
 from benchmarks.promises import Findings, Promise, Row, promises
+from benchmarks.watching import WatchCost
 
 OURS = ("fast", "rowwise")
 
@@ -48,6 +49,8 @@ def print_report(findings: Findings, console: Console) -> None:
         console.print(_poison_table(poisoned))
     if findings.stages:
         console.print(_stages_table(findings.stages))
+    if findings.watch:
+        console.print(_watch_table(findings.watch))
     if findings.footprint:
         console.print(_footprint_table(findings.footprint))
     if findings.audit:
@@ -230,6 +233,24 @@ def _stages_table(found: Stages) -> Table:
         f"{found.fdatasync_p99_us:.0f}",
     )
     return table
+
+
+def _watch_table(found: WatchCost) -> Table:
+    told = {
+        part: f"{took_s * 1e3:.1f} ms, {took_s / found.cpu_s:.2%} of the server's CPU"
+        for part, took_s in found.parts_s.items()
+    }
+    return _two_columns(
+        f"What watching costs, at {found.point.connections} connections and {found.point.good_per_s:,.0f} answers/s"
+        + ("*" if found.point.is_disturbed else ""),
+        told
+        | {
+            "together": f"{found.share:.2%} of {found.cpu_s:.1f} s CPU,"
+            f" {sum(found.parts_s.values()) / max(1, found.answers) * 1e6:.1f} µs an answer",
+            "series on /metrics": f"{found.series:,}",
+            "watch.db": f"{found.history_bytes / 1e3:.0f} kB",
+        },
+    )
 
 
 def _footprint_table(found: Footprint) -> Table:

@@ -147,7 +147,7 @@ class ScriptedEngine:
         state = "ready" if self.ready else "starting"
         return EngineSnapshot(
             service=self.description.service, release="scripted", workers={state: 1}, pids=[], queued=out,
-            queue_bytes=0, running=0, restarts=0, backing_off=False, trouble="", golden_ok=True,
+            queue_bytes=0, running=0, restarts=0, backing_off=False, trouble="",
         )  # fmt: skip
 
     def _play(self, job: Job) -> None:

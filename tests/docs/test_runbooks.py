@@ -13,7 +13,7 @@ import pytest
 from nightproof.base.failures import CATALOGUE
 from nightproof.settings.load import load
 from tests.docs import pages
-from tests.serving import Served, serving
+from tests.serving import Served, free_port, serving
 
 SOURCE = pages.ROOT / "src" / "nightproof"
 RUNBOOKS = SOURCE / "runbooks"
@@ -134,9 +134,12 @@ def test_every_route_on_the_page_is_served(page: Path, shared_faulty: Served):
 
 @pytest.fixture(scope="module")
 def witnessed_metrics(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the metrics of a server that has a witness: without one, nothing is said of it."""
+    """Return the metrics of a server that has a witness and a collector: without, nothing is said of them."""
     folder = tmp_path_factory.mktemp("witnessed")
-    with serving("faulty", folder / "state", "--set", f"witness.folder={folder / 'witness'}") as served:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    with serving(
+        "faulty", folder / "state", "--set", f"witness.folder={folder / 'witness'}", env=env
+    ) as served:
         return served.metrics()
 
 

@@ -477,6 +477,24 @@ _ALL = (
         drill="release_worse_than_it_says",
     ),
     _condition(
+        "history_not_kept",
+        "What was is not remembered",
+        "The meters' history cannot be written to watch.db; answers and the audit log are not touched by it.",
+        drill="history_disk_full",
+    ),
+    _condition(
+        "telemetry_failing",
+        "Traces and metrics do not reach the collector",
+        "The OpenTelemetry collector takes nothing, or its exporter is not installed; traces are dropped.",
+        drill="collector_unreachable",
+    ),
+    _condition(
+        "loop_lagging",
+        "The server's event loop is held up",
+        "For longer than health.loop_lag_s the server process did nothing else; every caller waited that long.",
+        drill="server_held_up",
+    ),
+    _condition(
         "certificate_expiring",
         "The TLS certificate ends soon",
         "The certificate that the server presents ends within its warning time.",

@@ -128,11 +128,15 @@ class EngineSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     backing_off: bool
     trouble: str
-    golden_ok: bool
     golden_passed_s: float = 0.0
     """When a worker last passed its golden cases, on the monotonic clock."""
     golden_level: str = ""
     """Whose fault wrong golden answers are now: `worker`, `release`, or nobody's."""
+
+    @property
+    def golden_ok(self) -> bool:
+        """Say whether the last worker that was asked answered its golden cases rightly."""
+        return not self.golden_level
 
 
 Observer = Callable[..., None]

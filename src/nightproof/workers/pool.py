@@ -23,6 +23,7 @@ from nightproof.workers import decide, wire
 from nightproof.workers.budget import RestartBudget
 from nightproof.workers.decide import BatchCost, Forecast, Scale
 from nightproof.workers.engine import EngineSnapshot, Job, NotLoaded, Observer, Origin, Outcome
+from nightproof.workers.golden import GoldenRecord
 from nightproof.workers.line import Line, Turn, is_dead, tell
 from nightproof.workers.process import ChildProcess, cause_of
 from nightproof.workers.slot import LOADED, Batch, Slot, counts_by_state
@@ -94,10 +95,7 @@ class Pool:
         self._budget = RestartBudget(settings)
         self._restarts = 0
         self._trouble = ""
-        self._golden_ok = True
-        self._golden_passed_s = monotonic_s()
-        self._golden_wrong = 0
-        """How many workers in a row answered golden cases wrongly, with none between that passed."""
+        self._golden = GoldenRecord(monotonic_s())
         self._stopping = False
         self._first: asyncio.Future[None] | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -217,9 +215,8 @@ class Pool:
             restarts=self._restarts,
             backing_off=self._budget.is_exhausted,
             trouble=self._trouble,
-            golden_ok=self._golden_ok,
-            golden_passed_s=self._golden_passed_s,
-            golden_level=decide.golden_level(self._golden_wrong),
+            golden_passed_s=self._golden.passed_s,
+            golden_level=self._golden.level,
         )
 
     def process_pids(self) -> list[int]:
@@ -407,7 +404,7 @@ class Pool:
             self._failed_golden()
             self._end(slot, "golden_case_failed")
         else:
-            self._passed_golden()
+            self._golden.passed(monotonic_s())
         if job is not None:
             self._verdict(job, poison=not pong.trouble)
         self._dispatch()
@@ -416,7 +413,7 @@ class Pool:
         self._turn(slot, "ready")
         slot.since_s = slot.golden_s = monotonic_s()
         self._trouble = ""
-        self._passed_golden()
+        self._golden.passed(monotonic_s())
         self._budget.loaded()
         self._observe("worker_ready", service=self.description.service, pid=slot.pid)
         if self._first is not None and not self._first.done():
@@ -443,18 +440,10 @@ class Pool:
             self._first.set_exception(NotLoaded(failed.text, hint=failed.hint, failure=failed.failure))
         self._end(slot, "load_failed")
 
-    def _passed_golden(self) -> None:
-        self._golden_ok, self._golden_wrong, self._golden_passed_s = True, 0, monotonic_s()
-
     def _failed_golden(self) -> None:
-        """Note a wrong golden answer. The second worker in a row says that it is the release and not the worker."""
-        self._golden_ok = False
-        was = decide.golden_level(self._golden_wrong)
-        self._golden_wrong += 1
-        named = {"service": self._name, "release": self.release}
-        self._observe("golden_case_failed", **named)
-        if was != "release" and decide.golden_level(self._golden_wrong) == "release":
-            self._observe("golden_case_failed", **named, reason="release")
+        """Tell of a worker's wrong golden answer, and once of the release whose workers all give them."""
+        for reason in self._golden.failed():
+            self._observe("golden_case_failed", service=self._name, release=self.release, reason=reason)
 
     @property
     def _name(self) -> str:
