@@ -16,6 +16,7 @@ from nightproof.watch.windows import (
     Window,
     dense,
     merge,
+    next_beat,
     quantile,
     roll_up,
     span_for,
@@ -62,6 +63,27 @@ def test_what_is_stored_merges_like_what_is_in_memory(one: Window, other: Window
     merged = decode(merge_stored(encoder.encode(one), encoder.encode(other)))
 
     assert merged == merge(one, other)
+
+
+@given(st.lists(st.floats(0.2, 0.6), min_size=10, max_size=200), st.floats(0, 1))
+def test_however_late_the_looks_no_second_is_skipped_or_counted_twice(pauses: list[float], phase: float):
+    last_s = now = 1_000.0 + phase
+    seen: list[int] = []
+    for pause_s in pauses:
+        now += pause_s
+        seconds, last_s, began_ago_s = next_beat(last_s, now)
+        if seconds:
+            began_s = now - began_ago_s - phase
+            assert seconds == 1
+            seen.append(round(began_s))
+            assert abs(began_s - seen[-1]) < 1e-6, "on the beat"
+
+    assert seen == list(range(1_000, 1_000 + len(seen)))
+
+
+def test_a_server_that_was_held_up_makes_one_window_of_what_it_missed():
+    assert next_beat(10.0, 14.5) == (4, 14.0, 4.5)
+    assert next_beat(10.0, 10.9) == (0, 10.0, pytest.approx(0.9))
 
 
 def test_gauges_keep_their_peaks():

@@ -77,14 +77,13 @@ def print_timeline(told: dict[str, Any], *, since_s: float) -> None:
         return
     show.console.print(
         f"the last {_span(since_s)}, a column is {_span(told['span_s'])}, from {columns[0][:16]}Z to now;"
-        f" {_NOT_THERE} no server"
+        f" {_NOT_THERE} nothing seen"
     )
     for scope in sorted(told["scopes"], key=lambda name: (not name, name)):
         points = {point["at"]: point for point in told["scopes"][scope]}
         ordered = [points.get(at) for at in columns]
-        show.table(
-            f"service {scope}" if scope else "server", ["", "", ""], _rows(ordered, is_server=not scope)
-        )
+        name = f"service {scope}" if scope else "server"
+        show.table("", [name, "", ""], _rows(ordered, is_server=not scope))
         failures: Counter[str] = Counter()
         for point in ordered:
             failures.update(point["failures"] if point else {})
@@ -109,25 +108,23 @@ def sparkline(values: Sequence[float | None], *, most: float | None = None) -> s
 def _rows(points: Sequence[dict[str, Any] | None], *, is_server: bool) -> list[list[str]]:
     rows: list[list[str]] = []
 
-    def line(
-        name: str,
-        take: Callable[[dict[str, Any]], float | None],
-        tell: Callable[[float], str],
-        *,
-        idle: bool = False,
-    ) -> None:
-        values = [None if point is None else _or_zero(take(point), idle) for point in points]
+    def line(name: str, take: Callable[[dict[str, Any]], float | None], tell: Callable[[float], str]) -> None:
+        values = [None if point is None else take(point) for point in points]
         seen = [value for value in values if value is not None]
         if seen:
-            rows.append([name, sparkline(values), f"most {tell(max(seen))}, last {tell(seen[-1])}"])
+            # A time without requests is no gap: the server was there, and has nothing to say of this.
+            drawn = [
+                0.0 if value is None and point else value for value, point in zip(values, points, strict=True)
+            ]
+            rows.append([name, sparkline(drawn), f"most {tell(max(seen))}, last {tell(seen[-1])}"])
 
     def peak(gauge: str) -> Callable[[dict[str, Any]], float | None]:
         return lambda point: point["gauges"].get(gauge, {}).get("most")
 
     line("rate", lambda point: point["rate_per_s"], lambda value: f"{value:.1f}/s")
     line("not answered", _not_answered, lambda value: f"{value:.0f}")
-    line("p50", lambda point: point["p50_ms"], _in_ms, idle=True)
-    line("p99", lambda point: point["p99_ms"], _in_ms, idle=True)
+    line("p50", lambda point: point["p50_ms"], _in_ms)
+    line("p99", lambda point: point["p99_ms"], _in_ms)
     if is_server:
         line("cpu", peak("cpu_cores"), lambda value: f"{value:.2f} cores")
         line("memory", peak("memory_bytes"), lambda value: f"{value / 1e6:.0f} MB")
@@ -141,7 +138,7 @@ def _rows(points: Sequence[dict[str, Any] | None], *, is_server: bool) -> list[l
             lambda value: f"{value:.0f}",
         )
         line("worker memory", peak("worker_memory_bytes"), lambda value: f"{value / 1e6:.0f} MB")
-        line("confidence", lambda point: point["confidence_p50"], lambda value: f"{value:.2f}", idle=True)
+        line("confidence", lambda point: point["confidence_p50"], lambda value: f"{value:.2f}")
     return rows
 
 
@@ -149,10 +146,6 @@ def _not_answered(point: dict[str, Any]) -> float:
     return float(
         sum(count for name, count in point["endings"].items() if name not in ("answered", "degraded"))
     )
-
-
-def _or_zero(value: float | None, idle: bool) -> float | None:
-    return 0.0 if value is None and idle else value
 
 
 def _columns(told: dict[str, Any]) -> list[str]:

@@ -25,10 +25,9 @@ from nightproof.watch.outputs import plan_of
 from nightproof.watch.resources import Resources
 from nightproof.watch.telemetry import Queue, Sender, choose, sampler_of
 from nightproof.watch.timeline import Asked, Timeline, spans_of, timeline
-from nightproof.watch.windows import SERVER
+from nightproof.watch.windows import SERVER, next_beat
 from nightproof.workers.engine import Engine, EngineSnapshot
 
-_SECOND_S = 1.0
 _GOLDEN_MISSED = 3.0
 """So many golden rounds without an answer, and nobody knows whether the model still answers rightly."""
 _GOLDEN_PATIENCE_S = 15.0
@@ -125,16 +124,17 @@ class Watching:
             self._commits, self.committed_s = commits, now
         self.watch_new_releases()
         self._meters.look_into_outputs()
-        if now - self._second_s < _SECOND_S:
+        seconds, beat_s, began_ago_s = next_beat(self._second_s, now)
+        if not seconds:
             return
-        self._second_s = now
+        self._second_s = beat_s
         began_s = perf_counter()
         self._meters.tick()
         self.resources.look(
             {name: engine.snapshot().pids for name, engine in self._engines().items()}, now=now
         )
         self._lags = [(at, lag) for at, lag in self._lags if at > now - _LAG_KEPT_S] + [(now, self._lag_s)]
-        self.history.sample(at_s=utc_us() // 1_000_000)
+        self.history.sample(at_s=int(utc_us() / 1e6 - began_ago_s), seconds=seconds)
         self._lag_s = 0.0
         if self._sender is not None and self._sender.wants_metrics(now):
             self._sender.hand_metrics(self._families())
@@ -162,7 +162,7 @@ class Watching:
         if sender is not None:
             sender.hand_metrics(self._families())
             await asyncio.to_thread(sender.stop, _LAST_TRACES_WITHIN_S)
-        self.history.sample(at_s=utc_us() // 1_000_000)
+        self.history.sample(at_s=utc_us() // 1_000_000, seconds=0)
         await self.history.close()
 
     def watch_new_releases(self) -> None:
@@ -195,7 +195,7 @@ class Watching:
             mine = [one for (service, _), one in self.resources.workers.items() if service == name]
             values[name] = {
                 "queue_depth": float(picture.queued),
-                "workers_ready": float(picture.workers["ready"] + picture.workers["busy"]),
+                "workers_ready": float(sum(picture.workers[state] for state in ("ready", "busy", "spare"))),
                 "workers_busy": float(picture.workers["busy"]),
                 "worker_memory_bytes": float(sum(one.memory_bytes for one in mine)),
                 "worker_cpu_cores": sum(one.cpu_cores for one in mine),

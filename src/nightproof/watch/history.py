@@ -77,10 +77,13 @@ class History:
         self._lost = 0
         self._size_bytes = 0
 
-    def sample(self, *, at_s: int) -> None:
-        """Make the windows of the second that has passed; `at_s` is what the wall clock says, right or wrong."""
+    def sample(self, *, at_s: int, seconds: int = 1) -> None:
+        """Make the windows of the time that has passed: a second, or as many as the server was held up.
+
+        `at_s` is where it began by the wall clock, right or wrong.
+        """
         now = self._totals()
-        made = windows_between(self._before, now, self._values(), at_s=at_s)
+        made = windows_between(self._before, now, self._values(), at_s=at_s, seconds=seconds)
         self._before = now
         self._waiting.extend(made)
         most = _MOST_WAITING_S * max(1, len(made))
@@ -201,7 +204,9 @@ class History:
         return f"<History waiting={len(self._waiting)} lost={self._lost} trouble={self._trouble!r}>"
 
 
-def windows_between(before: Totals, now: Totals, values: Values, *, at_s: int) -> list[Window]:
+def windows_between(
+    before: Totals, now: Totals, values: Values, *, at_s: int, seconds: int = 1
+) -> list[Window]:
     """Return one window per scope of what happened between two looks at the meters, with the present values."""
     counts: dict[str, Counter[str]] = {scope: Counter() for scope in values}
     _count_requests(counts, before, now)
@@ -222,7 +227,7 @@ def windows_between(before: Totals, now: Totals, values: Values, *, at_s: int) -
             at_s,
             1,
             scope,
-            1,
+            seconds,
             {name: count for name, count in counts.get(scope, Counter()).items() if count},
             histograms.get(scope, {}),
             {name: Span(1, value, value, value) for name, value in values.get(scope, {}).items()},

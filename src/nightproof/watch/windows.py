@@ -49,6 +49,17 @@ class Window(msgspec.Struct, array_like=True):
     gauges: dict[str, Span] = {}
 
 
+def next_beat(last_s: float, now: float) -> tuple[int, float, float]:
+    """Return how many whole seconds have passed since the last beat, when the next beat was, and how long ago
+    these seconds began.
+
+    By an even beat and not by when somebody looks: a late look must not skip a second, nor stretch one.
+    """
+    seconds = int(now - last_s)
+    beat_s = last_s + seconds
+    return seconds, beat_s, now - beat_s + seconds
+
+
 def merge(one: Window, other: Window) -> Window:
     """Return the window of both. Place and span are those of the first."""
     counts = dict(one.counts)
