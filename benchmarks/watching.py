@@ -1,8 +1,8 @@
 """What watching costs: the meters' and the history's own time, as the server tells it, beside its CPU.
 
-The server times itself (`nightproof_watch_cost_seconds_total`): each part that runs on a tick whole, counting a
-request once in 1,024. What this cannot show, such as the caches that counting displaces, is in the load table:
-nothing of it can be switched off.
+The server times itself (`nightproof_watch_cost_seconds_total`): the CPU time around each part, for counting
+around each batch of requests. What this cannot show, such as the caches that counting displaces, is in the load
+table: nothing of it can be switched off.
 """
 
 import re

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from time import perf_counter
+from time import thread_time
 
 from prometheus_client import Metric
 
@@ -128,7 +128,7 @@ class Watching:
         if not seconds:
             return
         self._second_s = beat_s
-        began_s = perf_counter()
+        began_s = thread_time()
         self._meters.tick()
         self.resources.look(
             {name: engine.snapshot().pids for name, engine in self._engines().items()}, now=now
@@ -141,7 +141,7 @@ class Watching:
         if now - self._kept_s >= self._settings.history.write_every_s:
             self._kept_s = now
             self.history.begin_keeping()
-        self._meters.spent("tick", perf_counter() - began_s)
+        self._meters.spent("tick", thread_time() - began_s)
 
     def should_write(self) -> bool:
         """Say whether the ledger has been silent for so long that only a write can tell how it is."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from time import perf_counter
+from time import thread_time
 from typing import Any, Protocol
 
 import msgspec
@@ -68,8 +68,8 @@ _MOST_FINDINGS = 200
 _MOST_WATCHED_RELEASES = 4
 _MOST_OUTPUTS_WAITING = 500
 _LARGEST_OUTPUT_BYTES = 16_384
-_TIMED_EVERY = 1_024
-"""One counting in so many is timed, for the meters' own cost: a power of two."""
+_MOST_STORIES = 64
+"""So many are counted at once: few enough to hold nobody up, enough to be cheap."""
 _OTHER = "_other"
 
 
@@ -83,6 +83,9 @@ class ItemSeen(Protocol):
     batch_size: int
     queue_us: int
     findings: list[str]
+
+
+_Ended = tuple[str, str, str, str, float, Sequence[tuple[str, int]], Sequence[ItemSeen]]
 
 
 class Histogram:
@@ -192,7 +195,8 @@ class Meters:
         self._last_requests: dict[tuple[str, str, str, str], int] = {}
         self._last_fine: dict[str, list[int]] = {}
         self._own_s = {"counting": 0.0, "outputs": 0.0, "tick": 0.0, "scrape": 0.0, "history": 0.0}
-        self._stories = 0
+        self._stories: list[_Ended] = []
+        """Ended requests that are not counted yet; every reader settles them first."""
         self._began_s = monotonic_s()
 
     # -- what others tell ---------------------------------------------------------------------
@@ -212,31 +216,13 @@ class Meters:
         stages_us: Sequence[tuple[str, int]],
         items: Sequence[ItemSeen],
     ) -> None:
-        """Count one ended request. Called once for each, by `pipeline.record` alone."""
-        self._stories += 1
-        is_timed = not self._stories & (_TIMED_EVERY - 1)
-        began_s = perf_counter() if is_timed else 0.0
-        self._requests[service, release, ending, failure] += 1
-        durations = self._durations.get(service)
-        if durations is None:
-            durations = self._durations[service] = Histogram(DURATION_BUCKETS_S)
-            self._fine[service] = [0] * (len(FINE_BOUNDS_S) + 1)
-        durations.add(duration_s)
-        if ending in ("answered", "degraded"):
-            self._fine[service][bisect_left(FINE_BOUNDS_S, duration_s)] += 1
-        known = self._stages
-        for stage, us in stages_us:
-            # Written out, as `Histogram.add` would do it: this loop runs five times a request.
-            histogram = known.get(stage)
-            if histogram is None:
-                histogram = known[stage] = Histogram(STAGE_BUCKETS_S)
-            took_s = us * 1e-6
-            histogram.counts[bisect_left(STAGE_BUCKETS_S, took_s)] += 1
-            histogram.total += took_s
-        for item in items:
-            self._count_item(service, release, item)
-        if is_timed:
-            self._own_s["counting"] += (perf_counter() - began_s) * _TIMED_EVERY
+        """Count one ended request. Called once for each, by `pipeline.record` alone.
+
+        It is put aside and counted with its neighbours: between other work, each by itself cost nearly twice as much.
+        """
+        self._stories.append((service, release, ending, failure, duration_s, stages_us, items))
+        if len(self._stories) >= _MOST_STORIES:
+            self._settle()
 
     def count_stage(self, stage: str, took_s: float) -> None:
         """Count a stage that ends after the record: the reply's own time."""
@@ -273,6 +259,34 @@ class Meters:
         """Note what a part of watching has cost."""
         self._own_s[part] = self._own_s.get(part, 0.0) + took_s
 
+    def _settle(self) -> None:
+        """Count the requests that were put aside."""
+        if not self._stories:
+            return
+        began_s = thread_time()
+        requests, fine, stages = self._requests, self._fine, self._stages
+        for service, release, ending, failure, duration_s, stages_us, items in self._stories:
+            requests[service, release, ending, failure] += 1
+            durations = self._durations.get(service)
+            if durations is None:
+                durations = self._durations[service] = Histogram(DURATION_BUCKETS_S)
+                fine[service] = [0] * (len(FINE_BOUNDS_S) + 1)
+            durations.add(duration_s)
+            if ending in ("answered", "degraded"):
+                fine[service][bisect_left(FINE_BOUNDS_S, duration_s)] += 1
+            for stage, us in stages_us:
+                # Written out, as `Histogram.add` would do it: this loop runs five times a request.
+                histogram = stages.get(stage)
+                if histogram is None:
+                    histogram = stages[stage] = Histogram(STAGE_BUCKETS_S)
+                took_s = us * 1e-6
+                histogram.counts[bisect_left(STAGE_BUCKETS_S, took_s)] += 1
+                histogram.total += took_s
+            for item in items:
+                self._count_item(service, release, item)
+        self._stories.clear()
+        self._own_s["counting"] += thread_time() - began_s
+
     def _count_item(self, service: str, release: str, item: ItemSeen) -> None:
         if item.batch_size:
             batches = self._batches.get(service)
@@ -302,7 +316,8 @@ class Meters:
 
     def look_into_outputs(self) -> None:
         """Count the answers that wait. Called often, so that it never holds the loop for long."""
-        began_s = perf_counter()
+        self._settle()
+        began_s = thread_time()
         for key, waiting in self._waiting.items():
             if not waiting:
                 continue
@@ -313,11 +328,12 @@ class Meters:
                 else:
                     self._outputs_passed_over += 1
             waiting.clear()
-        self._own_s["outputs"] += perf_counter() - began_s
+        self._own_s["outputs"] += thread_time() - began_s
 
     def tick(self) -> None:
         """Close a second: what has ended since the last call becomes part of the last minute."""
-        began_s, now = perf_counter(), monotonic_s()
+        self._settle()
+        began_s, now = thread_time(), monotonic_s()
         second = _Second(now)
         for key, count in self._requests.items():
             grown = count - self._last_requests.get(key, 0)
@@ -334,12 +350,13 @@ class Meters:
             self._seconds.append(second)
         while self._seconds and self._seconds[0].at <= now - _RECENT_S:
             self._seconds.popleft()
-        self._own_s["tick"] += perf_counter() - began_s
+        self._own_s["tick"] += thread_time() - began_s
 
     # -- what others ask ----------------------------------------------------------------------
 
     def totals(self) -> Totals:
         """Return everything that only grows."""
+        self._settle()
         confidence: dict[str, list[int]] = {}
         for (service, _), histogram in self._confidence.items():
             known = confidence.get(service)
@@ -361,6 +378,7 @@ class Meters:
 
     def snapshot(self) -> MetersSnapshot:
         """Return totals and the last minute, frozen."""
+        self._settle()
         endings: Counter[str] = Counter()
         failures: Counter[str] = Counter()
         for (_, _, ending, failure), count in self._requests.items():
@@ -403,14 +421,14 @@ class Meters:
 
     def render(self, gauges: Gauges, *, openmetrics: bool) -> tuple[bytes, str]:
         """Write everything in Prometheus' text form, or OpenMetrics; return it with its content type."""
-        began_s = perf_counter()
+        began_s = thread_time()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Families(self.families(gauges)))
         if openmetrics:
             page, kind = bytes(generate_openmetrics(registry)), OPENMETRICS_TYPE  # type: ignore[no-untyped-call]
         else:
             page, kind = generate_text(registry), TEXT_TYPE
-        self._own_s["scrape"] += perf_counter() - began_s
+        self._own_s["scrape"] += thread_time() - began_s
         return page, kind
 
     def families(self, gauges: Gauges) -> list[Metric]:
@@ -502,7 +520,9 @@ class Meters:
         yield own
 
     def __repr__(self) -> str:
-        return f"<Meters arrivals={self._arrivals} endings={sum(self._requests.values())}>"
+        return (
+            f"<Meters arrivals={self._arrivals} endings={sum(self._requests.values()) + len(self._stories)}>"
+        )
 
 
 class _Families:
