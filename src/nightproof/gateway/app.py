@@ -175,8 +175,8 @@ class Gateway:
             return
         served_s = monotonic_s()
         respond = scope["extensions"].get("nightproof.respond") if "extensions" in scope else None
-        if respond is not None and native.is_plain(reply):
-            await respond(200, native.plain_fields(reply, arrival.trace_id), native.single_body(reply))
+        if respond is not None and native.is_plain(reply, arrival.context):
+            await respond(200, native.plain_fields(reply, arrival.context), native.single_body(reply))
         else:
             status, body, headers = native.encode(reply, public_url=self._public_url)
             await _send(
@@ -325,15 +325,12 @@ class Gateway:
     def _reply_headers(self, reply: Reply, arrival: Arrival) -> Headers:
         headers: Headers = [
             (b"x-request-id", arrival.id.encode()),
-            (b"traceparent", native.traceparent(arrival.id, arrival.trace_id)),
+            (b"traceparent", native.traceparent(arrival.id, arrival.context)),
             (b"server-timing", native.server_timing(reply.stages_us)),
             _NO_STORE,
         ]
-        if (context := arrival.context) is not None:
-            if not context.sampled:
-                headers[1] = (b"traceparent", f"00-{trace_id}-{arrival.id[-16:]}-00".encode())
-            if context.state:
-                headers.append((b"tracestate", context.state.encode()))
+        if arrival.context is not None and arrival.context.state:
+            headers.append((b"tracestate", arrival.context.state.encode()))
         if reply.replayed:
             headers.append((b"idempotent-replayed", b"true"))
         return headers

@@ -9,6 +9,7 @@ import orjson
 
 from nightproof.base.values import ItemReply, Reply
 from nightproof.gateway.problems import PROBLEM_TYPE, Headers, problem_body, retry_headers, status_of
+from nightproof.watch.telemetry import Context
 
 _JSON = b"application/json"
 
@@ -26,16 +27,21 @@ def encode(reply: Reply, *, public_url: str) -> tuple[int, bytes, Headers]:
     return status, body, [(b"content-type", PROBLEM_TYPE), *retry_headers(reply, status)]
 
 
-def is_plain(reply: Reply) -> bool:
+def is_plain(reply: Reply, context: Context | None) -> bool:
     """Say whether the reply is the usual one: a record's answer, given for the first time, by the model itself."""
-    return reply.ending == "answered" and not reply.many and not reply.replayed
+    return (
+        reply.ending == "answered"
+        and not reply.many
+        and not reply.replayed
+        and (context is None or not context.state)
+    )
 
 
-def plain_fields(reply: Reply, trace_id: str) -> bytes:
+def plain_fields(reply: Reply, context: Context | None) -> bytes:
     """Return the header fields of a plain reply, as they are sent."""
     return _PLAIN_FIELDS % (
         reply.id.encode(),
-        traceparent(reply.id, trace_id),
+        traceparent(reply.id, context),
         server_timing(reply.stages_us),
     )
 
@@ -46,9 +52,11 @@ _PLAIN_FIELDS = (
 )
 
 
-def traceparent(request_id: str, trace_id: str) -> bytes:
-    """Return the trace that the caller named, or the request's own id as one: 32 hex digits either way."""
-    return f"00-{trace_id or request_id.replace('-', '0')}-{request_id[-16:]}-01".encode()
+def traceparent(request_id: str, context: Context | None) -> bytes:
+    """Return the caller's trace with our part of it, or the request's own id as one: 32 hex digits either way."""
+    if context is None:
+        return f"00-{request_id.replace('-', '0')}-{request_id[-16:]}-01".encode()
+    return f"00-{context.trace_id}-{request_id[-16:]}-{'01' if context.sampled else '00'}".encode()
 
 
 def server_timing(stages_us: Sequence[tuple[str, int]]) -> bytes:
