@@ -46,6 +46,8 @@ class _Verbs(click.Group):
         "check": ("nightproof.cli.check", "check"),
         "serve": ("nightproof.cli.serve", "serve"),
         "audit": ("nightproof.cli.audit", "audit"),
+        "alerts": ("nightproof.cli.alerts", "alerts"),
+        "runbook": ("nightproof.cli.runbook", "runbook"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -130,6 +130,15 @@ class MetersSnapshot(msgspec.Struct, frozen=True):
     services: dict[str, RecentService]
 
 
+class Totals(msgspec.Struct, frozen=True):
+    """What has been counted since the start, for those who keep windows of their own."""
+
+    requests: dict[tuple[str, str, str, str], int]
+    """By service, release, ending and failure."""
+    durations: dict[str, tuple[Sequence[float], list[int]]]
+    """By service: upper bounds of the buckets, and their counts; the last is for what lies above."""
+
+
 class Gauges(Protocol):
     """The rooms' present values, asked at each scrape."""
 
@@ -242,6 +251,11 @@ class Meters:
             if failure:
                 failures[failure] += count
         return MetersSnapshot(self._arrivals, dict(endings), dict(failures), dict(self._recent()))
+
+    def totals(self) -> Totals:
+        """Return what has been counted since the start."""
+        durations = {name: (kept.bounds, list(kept.counts)) for name, kept in self._durations.items()}
+        return Totals(dict(self._requests), durations)
 
     def _recent(self) -> Iterator[tuple[str, RecentService]]:
         now = int(monotonic_s())
