@@ -14,6 +14,7 @@ from nightproof.base.errors import Refusal
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.roles import Action
 from nightproof.runtime import Runtime
+from nightproof.steer.oncall import REPORTABLE
 
 Act = Callable[[str, bytes], Awaitable[Any]]
 Read = Callable[[bytes, type[Any]], Any]
@@ -38,6 +39,14 @@ class UnsilenceAsked(msgspec.Struct, forbid_unknown_fields=True):
     id: _Short
 
 
+class ReportAsked(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /admin/alerts/report`: what a verb found."""
+
+    failure: _Short
+    is_wrong: bool
+    detail: Annotated[str, msgspec.Meta(max_length=300)] = ""
+
+
 class AlertRoutes:
     """Answers operators' requests on alerts."""
 
@@ -53,6 +62,7 @@ class AlertRoutes:
             ("POST", "test"): (Action.SILENCE, self._test),
             ("POST", "silence"): (Action.SILENCE, self._silence),
             ("POST", "unsilence"): (Action.SILENCE, self._unsilence),
+            ("POST", "report"): (Action.READ_AUDIT, self._report),
         }
         return found.get((method, verb))
 
@@ -66,6 +76,14 @@ class AlertRoutes:
     async def _test(self, who: str, _: bytes) -> Any:
         await self._runtime.act(who, "alerts.test")
         return await self._runtime.on_call.test()
+
+    async def _report(self, who: str, body: bytes) -> Any:
+        asked: ReportAsked = self._read(body, ReportAsked)
+        if asked.failure not in REPORTABLE:
+            raise Refusal("Nothing is reported under this name.", failure="invalid_input")
+        await self._runtime.act(who, "alerts.report", failure=asked.failure, is_wrong=asked.is_wrong)
+        self._runtime.on_call.report(asked.failure, is_wrong=asked.is_wrong, detail=asked.detail)
+        return {}
 
     async def _silence(self, who: str, body: bytes) -> Any:
         asked: SilenceAsked = self._read(body, SilenceAsked)

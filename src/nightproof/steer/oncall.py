@@ -59,6 +59,8 @@ _MOST_UNRECORDED = 10_000
 _MOST_UNSAVED = 20_000
 _LATE_LOOKS = 5
 
+REPORTABLE = frozenset({"audit_tampered", "content_unreadable"})
+
 Note = Callable[..., Awaitable[None]]
 
 
@@ -120,6 +122,8 @@ class OnCall:
         self._series: dict[str, Series] = {}
         self._tracks: dict[Key, Track] = {}
         self._silences: list[Silence] = []
+        self._reported: dict[str, Condition] = {}
+        """What a verb found and told us of, by failure; it stands until the verb finds it gone."""
         self._unsaved: deque[Change] = deque()
         self._unrecorded: dict[str, bytes] = {}
         self._saving = asyncio.Lock()
@@ -141,6 +145,10 @@ class OnCall:
         for body in kept.alerts:
             alert = msgspec.json.decode(body, type=Alert)
             self._tracks[alert.key] = Track(alert=alert, since_s=now_s)
+            if alert.failure in REPORTABLE and alert.state == "firing":
+                self._reported[alert.failure] = Condition(
+                    failure=alert.failure, since_s=now_s, detail=alert.why
+                )
         for body in kept.silences:
             silence = msgspec.json.decode(body, type=Silence)
             left_s = (silence.until_us - now_us) / 1e6
@@ -204,7 +212,7 @@ class OnCall:
         verdicts = judge(
             self._rules,
             self._series,
-            [*readings.conditions, *self._own_conditions(now_s)],
+            [*readings.conditions, *self._reported.values(), *self._own_conditions(now_s)],
             now_s=now_s,
             unread=readings.unread,
         )
@@ -303,7 +311,6 @@ class OnCall:
                 before=one.before,
                 why=alert.why,
             )
-            self._meters.count_event(f"alert_{alert.state}", service=alert.service, reason=alert.failure)
             facts = {
                 "alert": alert.id,
                 "alertname": alert.alertname,
@@ -494,6 +501,18 @@ class OnCall:
         self._unsaved.append(DropSilence(silence_id))
         await self._save()
         return self._silence_shown(found)
+
+    def report(self, failure: str, *, is_wrong: bool, detail: str) -> None:
+        """Take in what a verb found of something that no room watches by itself."""
+        if is_wrong:
+            since_s = self._reported[failure].since_s if failure in self._reported else monotonic_s()
+            self._reported[failure] = Condition(failure=failure, since_s=since_s, detail=detail)
+        else:
+            self._reported.pop(failure, None)
+
+    def reported(self, failure: str) -> str:
+        """Return what was reported last of a failure and still stands; empty if nothing does."""
+        return self._reported[failure].detail if failure in self._reported else ""
 
     async def test(self) -> list[dict[str, Any]]:
         """Send a test alert to every receiver now, past the line, and say what came back from each."""

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import importlib.util
 import logging
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -77,11 +78,14 @@ class Apprise:
 
 
 def _open(url: str, name: str) -> Any:
-    import apprise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it loads all its plugs, with whatever they import
+        import apprise
 
-    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it would log addresses, which hold tokens
-    post = apprise.Apprise(asset=apprise.AppriseAsset(http_redirects=False, secure_logging=True))
-    if not post.add(url):
+        logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it would log addresses, which hold tokens
+        post = apprise.Apprise(asset=apprise.AppriseAsset(http_redirects=False, secure_logging=True))
+        is_known = post.add(url)
+    if not is_known:
         raise SettingError(
             f"notify.apprise: an address of the kind {name.split()[1]!r} is not one that Apprise takes.",
             hint="Apprise's pages tell each service's form.",

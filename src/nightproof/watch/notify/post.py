@@ -7,6 +7,8 @@ address. Proxies of the environment are not used. Of the answer, a bounded piece
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Mapping
 
@@ -95,10 +97,18 @@ async def _beginning(answer: httpx.Response) -> str:
     return content[:_MOST_ANSWER_BYTES].decode("utf-8", "replace")
 
 
-def _reason(error: Exception) -> str:
-    inner = error.__cause__ or error
-    while inner.__cause__ is not None:
-        inner = inner.__cause__
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
-    return type(inner).__name__
+def _reason(error: BaseException) -> str:
+    """Name what the system said, which is at the bottom of what the libraries made of it."""
+    said = type(error).__name__
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, BaseExceptionGroup):
+            inner = inner.exceptions[0]
+        if isinstance(inner, ssl.SSLError):
+            return f"TLS: {inner.reason or type(inner).__name__}"
+        if isinstance(inner, socket.gaierror):
+            return "its name is not known"
+        if isinstance(inner, OSError) and inner.errno:
+            said = os.strerror(inner.errno)
+        inner = inner.__cause__ or inner.__context__
+    return said
