@@ -57,9 +57,7 @@ class Hook:
         """Return the alerts in what it took, of a state and a name."""
         every = [one for got in list(self.took) for one in got.json["alerts"]]
         return [
-            one
-            for one in every
-            if state in ("", one["status"]) and name in ("", one["labels"]["alertname"])
+            one for one in every if state in ("", one["status"]) and name in ("", one["labels"]["alertname"])
         ]
 
 
@@ -124,10 +122,16 @@ def alertmanager(folder: Path, hook_url: str, *, port: int = 0) -> Iterator[str]
         f"receivers: [{{name: hook, webhook_configs: [{{url: '{hook_url}', send_resolved: true}}]}}]\n"
     )
     subprocess.run(
-        [program("amtool", "prometheus-alertmanager"), "check-config", str(config)], check=True, capture_output=True
+        [program("amtool", "prometheus-alertmanager"), "check-config", str(config)],
+        check=True,
+        capture_output=True,
     )
     port = port or free_port()
-    arguments = [f"--storage.path={folder}", f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
+    arguments = [
+        f"--storage.path={folder}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",
+    ]
     with _running(
         [binary, f"--config.file={config}", *arguments, "--log.level=warn"], folder / "alertmanager.log"
     ):
@@ -151,9 +155,15 @@ def prometheus(folder: Path, target: str, rules: str, alertmanager_url: str) -> 
         "alerting:\n"
         f"  alertmanagers: [{{static_configs: [{{targets: ['{alertmanager_url.partition('://')[2]}']}}]}}]\n"
     )
-    subprocess.run([program("promtool", "prometheus"), "check", "config", str(config)], check=True, capture_output=True)
+    subprocess.run(
+        [program("promtool", "prometheus"), "check", "config", str(config)], check=True, capture_output=True
+    )
     port = free_port()
-    arguments = [f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
+    arguments = [
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
     with _running([binary, f"--config.file={config}", *arguments], folder / "prometheus.log"):
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: _answers(f"{url}/-/ready"), within_s=20)

@@ -53,7 +53,11 @@ def alert(name: str = "NightproofModelTimeout", state: str = "firing") -> ToldAl
 def message(number: int = 1, state: str = "firing") -> Message:
     """Return a message."""
     return Message(
-        id=f"msg_{number:03}", at_us=utc_us(), instance="here:8000", service="loans", alerts=(alert(state=state),)
+        id=f"msg_{number:03}",
+        at_us=utc_us(),
+        instance="here:8000",
+        service="loans",
+        alerts=(alert(state=state),),
     )
 
 
@@ -77,7 +81,9 @@ def running(work: Callable[[Sender], Awaitable[None]], *, within_s: float = 0.5)
     asyncio.run(run())
 
 
-def courier_to(one: Hook | str, sender: Sender, settings: NotifySettings = QUICK) -> tuple[Courier, list[Delivery]]:
+def courier_to(
+    one: Hook | str, sender: Sender, settings: NotifySettings = QUICK
+) -> tuple[Courier, list[Delivery]]:
     """Return a courier to a webhook, and the list of what became of its parcels."""
     seen: list[Delivery] = []
 

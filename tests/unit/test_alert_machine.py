@@ -24,12 +24,16 @@ class Watched:
         self.now_us = 1_000_000_000
         self._ids = count(1)
 
-    def look(self, judgement: Judgement | None, *, after_s: float = 1.0, is_condition: bool = True, **named: object):
+    def look(
+        self, judgement: Judgement | None, *, after_s: float = 1.0, is_condition: bool = True, **named: object
+    ):
         """Move on and look once; return the transitions as (before, after)."""
         self.now_s += after_s
         self.now_us += int(after_s * 1e6)
         verdicts = {
-            rule.key: Verdict(judgement, "because", is_condition=is_condition) for rule in self.rules if judgement
+            rule.key: Verdict(judgement, "because", is_condition=is_condition)
+            for rule in self.rules
+            if judgement
         }
         self.tracks, changed = step(
             self.tracks, self.rules, verdicts, now_s=self.now_s, now_us=self.now_us,
@@ -78,7 +82,9 @@ def test_what_is_not_known_neither_raises_nor_resolves_an_alert():
     assert watched.alert.state == "firing"
     assert not watched.alert.is_known
     assert watched.look("unknown", after_s=20_000) == []
-    assert watched.look("unknown", after_s=2_000) == [("firing", "resolved")], "after six hours without any figure"
+    assert watched.look("unknown", after_s=2_000) == [("firing", "resolved")], (
+        "after six hours without any figure"
+    )
     assert watched.alert.why.startswith("nothing to judge it by")
 
 
@@ -164,7 +170,9 @@ def test_what_is_wrong_with_the_whole_server_stands_before_the_same_of_one_servi
 
 
 def test_the_alerts_of_a_service_gather_for_a_moment_and_are_told_as_one():
-    tracks = tracks_of(alert_of("model_timeout"), since_s=10.0) | tracks_of(alert_of("model_error"), since_s=10.9)
+    tracks = tracks_of(alert_of("model_timeout"), since_s=10.0) | tracks_of(
+        alert_of("model_error"), since_s=10.9
+    )
 
     assert due(tracks, [], [], now_s=10.5, group_wait_s=1.0) == []
     (group,) = due(tracks, [], [], now_s=11.0, group_wait_s=1.0)

@@ -162,17 +162,24 @@ def test_callers_mistakes_alert_only_when_they_are_many_of_many():
 
 
 def test_one_fault_of_ours_is_one_too_many():
-    assert verdict("internal", series_of(requests(good=9_999, bad=1, failure="internal_error"))).judgement == "bad"
+    assert (
+        verdict("internal", series_of(requests(good=9_999, bad=1, failure="internal_error"))).judgement
+        == "bad"
+    )
 
 
 def test_a_share_is_well_again_only_after_good_requests_were_seen():
     failed = [requests(bad=5)] * 4
     silent = series_of(*failed, *[{}] * 400)
     mended = series_of(*failed, *[requests(good=5)] * 70)
+    tried = series_of(*failed, requests(good=6), *[{}] * 40)
+    flaky = series_of(*[requests(good=9, bad=1)] * 30, requests(good=9), *[{}] * 400)
 
     assert verdict("timeout", series_of(*failed)).judgement == "bad"
     assert verdict("timeout", silent).judgement == "unknown"
     assert verdict("timeout", mended).judgement == "good"
+    assert verdict("timeout", tried).judgement == "good", "six good ones after it failed always"
+    assert verdict("timeout", flaky).judgement == "unknown", "nine good ones in a row are usual there"
 
 
 def test_a_condition_is_bad_and_a_room_that_cannot_be_asked_is_not_good():
@@ -189,7 +196,9 @@ def test_windows_stay_right_while_points_thin_out():
     for second in range(1, 30_001):
         series.add({"all": second}, now_s=float(second))
 
-    errors = {span: abs(series.window(span).get("all") - span) / span for span in (60, 300, 1_800, 3_600, 21_600)}
+    errors = {
+        span: abs(series.window(span).get("all") - span) / span for span in (60, 300, 1_800, 3_600, 21_600)
+    }
 
     assert max(errors.values()) <= 1 / 12, errors
     assert len(series) < 700

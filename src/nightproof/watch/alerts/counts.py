@@ -88,6 +88,15 @@ class Series:
         counts = {name: count - before.get(name, 0) for name, count in newest.items()}
         return Window(counts, newest_s - self._times[place])
 
+    def streak(self, name: str, of: str) -> int:
+        """Return how many `of` were counted since `name` was counted last."""
+        newest = self._points[-1]
+        last = newest.get(name, 0)
+        place = len(self._points) - 1
+        while place > 0 and self._points[place - 1].get(name, 0) == last:
+            place -= 1
+        return newest.get(of, 0) - self._points[place].get(of, 0)
+
     @property
     def newest(self) -> Values:
         """The newest totals, this run's and the ground's together: what is to be kept."""

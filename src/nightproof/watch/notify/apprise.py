@@ -79,7 +79,9 @@ class Apprise:
 
 def _open(url: str, name: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it loads all its plugs, with whatever they import
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # it loads all its plugs, with whatever they import
         import apprise
 
         logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it would log addresses, which hold tokens
