@@ -22,7 +22,7 @@ Judgement = Literal["bad", "good", "unknown"]
 _CHANCE = 0.001
 _ENOUGH = 20
 _ENOUGH_TO_CLEAR = 5
-_STREAK_CHANCE = 0.05
+_STREAK_CHANCE = 0.01
 """A row of good requests counts as mended where it would be this unlikely if nothing had changed."""
 _CLEAR_BELOW = 0.5
 """A share must fall under this part of its limit before it counts as good again."""
@@ -123,16 +123,17 @@ def _share(rule: Rule, series: Series | None) -> Verdict:
         if recent.get(name):
             return Verdict("bad", f"{recent.get(name)} in the last {recent.span_s:.0f} s")
         return _GOOD if recent.get(ALL) or not windows[-1].get(name) else _UNKNOWN
+    longest = windows[-1]
+    if not longest.get(name):
+        return _GOOD
+    streak = series.streak(name, ALL)
+    failed_before = min(1.0, longest.get(name) / max(1, longest.get(ALL) - streak))
+    if streak >= _ENOUGH_TO_CLEAR and (1.0 - failed_before) ** streak < _STREAK_CHANCE:
+        return _GOOD
     if windows[1].get(name) and tail(count, whole, rule.share) < _CHANCE:
         return Verdict("bad", f"{count} of {whole} requests in {chosen.span_s:.0f} s ({count / whole:.1%})")
-    if not windows[-1].get(name):
-        return _GOOD
-    if whole >= _ENOUGH and count <= _CLEAR_BELOW * rule.share * whole:
-        return _GOOD
-    streak, longest = series.streak(name, ALL), windows[-1]
-    failed_before = longest.get(name) / max(1, longest.get(ALL) - streak)
-    is_new = streak >= _ENOUGH_TO_CLEAR and (1.0 - min(1.0, failed_before)) ** streak < _STREAK_CHANCE
-    return _GOOD if is_new else Verdict("unknown", "not yet clearly better")
+    is_well = whole >= _ENOUGH and count <= _CLEAR_BELOW * rule.share * whole
+    return _GOOD if is_well else Verdict("unknown", "not yet clearly better")
 
 
 def tail(count: int, whole: int, share: float) -> float:
