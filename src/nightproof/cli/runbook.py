@@ -14,6 +14,7 @@ from nightproof.cli import show
 from nightproof.cli.client import NotRunning, from_options
 from nightproof.cli.main import reach_options
 from nightproof.gateway import runbooks
+from nightproof.steer.runbook import Present, rename
 
 
 class _FailureName(click.ParamType[str]):
@@ -43,8 +44,9 @@ def runbook(state: Path, url: str | None, as_json: bool, name: str, service: str
         path = f"/admin/runbooks/{name}" + (f"/{service}" if service else "")
         told = from_options(state, url).get(path)
     except NotRunning as error:
-        page = runbooks.page(name) or b""
-        told = {"failure": name, "page": page.decode()}
+        page = (runbooks.page(name) or b"").decode()
+        present = Present(service=service, state=str(state.absolute()))
+        told = {"failure": name, "page": rename(page, present)}
         show.errors.print(f"[yellow]no live values:[/] {show.plain(error.text)}")
     if as_json:
         show.as_json(told)

@@ -58,6 +58,7 @@ _KEEP_COUNTS_S = 3.1 * 86_400
 _MOST_UNRECORDED = 10_000
 _MOST_UNSAVED = 20_000
 _LATE_LOOKS = 5
+_EVENTS = {"delivered": "message_delivered", "failed": "message_failed", "given_up": "message_given_up"}
 
 REPORTABLE = frozenset({"audit_tampered", "content_unreadable"})
 
@@ -377,7 +378,7 @@ class OnCall:
         )
 
     async def _delivered(self, delivery: Delivery) -> None:
-        self._meters.count_event(f"message_{delivery.outcome}", reason=delivery.receiver.partition(" ")[0])
+        self._meters.count_event(_EVENTS[delivery.outcome], reason=delivery.receiver.partition(" ")[0])
         if delivery.outcome == "failed":
             self._unsaved.append(
                 TouchParcel(delivery.receiver, delivery.message_id, delivery.attempts, delivery.waited_s)

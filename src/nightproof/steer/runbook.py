@@ -21,31 +21,34 @@ EXAMPLE_STATE = ".nightproof"
 EXAMPLE_DIGEST = "DIGEST"
 
 _BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_IN_A_LINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_TAKES_STATE = re.compile(r"\s*nightproof (?!new\b|check\b|audit check-)\w")
 _MOST_LINES = 12
 _NOW_BEFORE = "## What users see"
 
 
 class Present(msgspec.Struct, frozen=True, kw_only=True):
-    """What is true now, gathered by the runtime."""
+    """What is true now, gathered by the runtime. What is empty stays on the page as it is written."""
 
-    at: str
-    service: str
+    at: str = ""
+    service: str = ""
     """The service asked about; empty where none is served or the failure is the server's."""
-    address: str
-    state: str
-    metrics: str
+    address: str = ""
+    state: str = EXAMPLE_STATE
+    metrics: str = ""
     """All of `/metrics`, as text."""
-    live_digest: str
+    live_digest: str = ""
     """Content of the live release."""
-    previous_digest: str
+    previous_digest: str = ""
     """Content of the release that was live before; empty if there is none."""
-    facts: Sequence[tuple[str, str]]
+    facts: Sequence[tuple[str, str]] = ()
     """What the page cannot know, by name: workers, release, latency, the alert itself."""
 
 
 def fill(page: str, failure: str, present: Present) -> str:
     """Return the page with the present values in it."""
     named = _BLOCK.sub(lambda block: _block(block[1], present), page)
+    named = _IN_A_LINE.sub(lambda span: f"`{_with_host(span[1], present)}`", named)
     facts = [("asked at", present.at), *present.facts]
     width = max(len(name) for name, _ in facts)
     table = "\n".join(f"{name:<{width}}  {value}" for name, value in facts if value)
@@ -53,6 +56,16 @@ def fill(page: str, failure: str, present: Present) -> str:
     title = CATALOGUE[failure].alert
     head, _, rest = named.partition(_NOW_BEFORE)
     return f"{head}Its alert is `{title}`.\n\n{now}{_NOW_BEFORE}{rest}"
+
+
+def rename(page: str, present: Present) -> str:
+    """Return the page with this server's names in its commands, and no values: what is left when it does not run."""
+    return _BLOCK.sub(
+        lambda block: (
+            "```\n" + "\n".join(_renamed(line, present) for line in block[1].splitlines()) + "\n```"
+        ),
+        page,
+    )
 
 
 def _block(code: str, present: Present) -> str:
@@ -71,9 +84,7 @@ def _block(code: str, present: Present) -> str:
 
 
 def _renamed(line: str, present: Present) -> str:
-    if present.address:
-        told = present.address if present.address.startswith("https") else present.address.partition("://")[2]
-        line = line.replace(EXAMPLE_HOST, told)
+    line = _with_host(line, present)
     if present.service:
         whole = rf"(?<!examples/)(?<!nightproof/)\b{EXAMPLE_SERVICE}\b(?!\.)"
         line = re.sub(whole, present.service, line)
@@ -84,8 +95,18 @@ def _renamed(line: str, present: Present) -> str:
     if is_serve and "--port" not in line and (port := present.address.rpartition(":")[2]).isdigit():
         line = f"{line} --port {port}"
     line = re.sub(rf"(?<![\w/]){re.escape(EXAMPLE_STATE)}(?!\w)", lambda _: shlex.quote(present.state), line)
-    is_verb = re.match(r"\s*nightproof \w", line) and "--state" not in line and "--help" not in line
-    return f"{line} --state {shlex.quote(present.state)}" if is_verb and "|" not in line else line
+    takes_state = _TAKES_STATE.match(line) and "--state" not in line and "|" not in line
+    return f"{line} --state {shlex.quote(present.state)}" if takes_state else line
+
+
+def _with_host(line: str, present: Present) -> str:
+    """Put this server's address in; with its scheme where curl would take another one."""
+    if not present.address:
+        return line
+    scheme, _, host = present.address.partition("://")
+    if scheme == "https":
+        line = re.sub(rf"(curl (?:-\w+ )*){EXAMPLE_HOST}", rf"\g<1>{present.address}", line)
+    return line.replace(EXAMPLE_HOST, host)
 
 
 def grepped(line: str, metrics: str) -> list[str] | None:
