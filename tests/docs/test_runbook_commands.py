@@ -333,7 +333,10 @@ def test_a_service_that_times_out_is_mended_by_the_command_on_its_page(tmp_path:
         assert served.predict(served.example).status_code == 200
 
     (folder / "golden.jsonl").unlink()  # a release that nobody tried
-    hanging = re.sub(r"time\.sleep\(.*\)", "time.sleep(30)", text)
+    patient = text.replace("deadline_ms=500", "deadline_ms=8_000, predict_timeout_ms=300").replace(
+        "spares=1", "spares=3"
+    )
+    hanging = re.sub(r"time\.sleep\(.*\)", "time.sleep(30)", patient)
     (folder / "service.py").write_text(hanging)
     with serving(folder, tmp_path / "state", service="slow") as served:
         served.example = json.loads((SERVICES / "slow" / "golden.jsonl").read_text().splitlines()[0])["input"]

@@ -54,6 +54,8 @@ class Series:
         self._times: list[float] = [now_s]
         self._points: list[Values] = [{}]
         self._ground: Values = {}
+        self._changed: dict[str, Values] = {}
+        """All counts as they were when one of them was counted last."""
         self._since_thinned = 0
 
     def restore(self, points: Iterable[tuple[float, Values]], *, now_s: float) -> None:
@@ -74,8 +76,13 @@ class Series:
         """Take in this run's totals as they are now."""
         if now_s <= self._times[-1]:
             return
+        before = self._points[-1]
+        values = _sum(self._ground, counted) if self._ground else dict(counted)
+        for name, count in values.items():
+            if count != before.get(name, 0):
+                self._changed[name] = values
         self._times.append(now_s)
-        self._points.append(_sum(self._ground, counted) if self._ground else dict(counted))
+        self._points.append(values)
         self._since_thinned += 1
         if self._since_thinned >= _THIN_EVERY:
             self._thin(now_s)
@@ -89,13 +96,9 @@ class Series:
         return Window(counts, newest_s - self._times[place])
 
     def streak(self, name: str, of: str) -> int:
-        """Return how many `of` were counted since `name` was counted last."""
-        newest = self._points[-1]
-        last = newest.get(name, 0)
-        place = len(self._points) - 1
-        while place > 0 and self._points[place - 1].get(name, 0) == last:
-            place -= 1
-        return newest.get(of, 0) - self._points[place].get(of, 0)
+        """Return how many `of` were counted since `name` was counted last (or since the start of this run)."""
+        then = self._changed.get(name, self._ground)
+        return self._points[-1].get(of, 0) - then.get(of, 0)
 
     @property
     def newest(self) -> Values:
