@@ -43,6 +43,11 @@ def hang(served: Served, times: int = 3) -> None:
         assert served.predict({"x": 1, "act": "hang"}).json()["failure"] == "model_timeout"
 
 
+def works_again(served: Served) -> bool:
+    """Have the model answer: without good requests an alert is not known to be over."""
+    return served.predict({"x": 1}).status_code == 200
+
+
 def alerts_of(served: Served) -> dict[str, Any]:
     """Return what `nightproof alerts --json` shows."""
     return dict(served.operate("GET", "/admin/alerts").json())
@@ -149,9 +154,7 @@ def test_everything_killed_while_the_receivers_are_down_the_alert_arrives_once_a
         wait_until(lambda: bool(own.alerts("firing", TIMED_OUT)) and bool(pager.alerts("firing", TIMED_OUT)))
         wait_until(lambda: all(one["waiting"] == 0 for one in alerts_of(served)["receivers"]))
         assert {one["id"] for one in alerts_of(served)["alerts"] if one["alertname"] == TIMED_OUT} == before
-        for _ in range(10):
-            served.predict({"x": 1})
-        wait_until(lambda: bool(own.alerts("resolved", TIMED_OUT)), within_s=30)
+        wait_until(lambda: works_again(served) and bool(own.alerts("resolved", TIMED_OUT)), within_s=30)
 
     assert {one["fingerprint"] for one in own.alerts("firing", TIMED_OUT)} == before
     assert len(own.alerts("firing", TIMED_OUT)) == 1
@@ -235,9 +238,7 @@ def test_every_change_of_an_alert_is_in_the_audit_log_once(tmp_path: Path):
     with serving("faulty", tmp_path / "state", *QUICK) as served:
         hang(served)
         wait_until(lambda: states(served).get(TIMED_OUT) == "firing")
-        for _ in range(10):
-            served.predict({"x": 1})
-        wait_until(lambda: states(served).get(TIMED_OUT) == "resolved", within_s=20)
+        wait_until(lambda: works_again(served) and states(served).get(TIMED_OUT) == "resolved", within_s=20)
 
         def found() -> list[dict[str, Any]]:
             done = run_nightproof(
