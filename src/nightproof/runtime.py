@@ -20,10 +20,8 @@ from prometheus_client import Metric
 
 from nightproof import __version__
 from nightproof.audit.ledger import COMMIT_BUCKETS_S, AuditOutcomeUnknown, AuditUnavailable
-from nightproof.base.clock import iso_us, monotonic_s, utc_now, utc_us
-from nightproof.base.conditions import Condition
+from nightproof.base.clock import monotonic_s, utc_now, utc_us
 from nightproof.base.errors import DeclarationError, Fault
-from nightproof.base.failures import CATALOGUE
 from nightproof.base.fingerprint import fingerprint_of
 from nightproof.base.ids import RequestIds
 from nightproof.base.masking import subject_of
@@ -35,12 +33,13 @@ from nightproof.limits.limiter import Limiter
 from nightproof.pipeline.house import House, RecordedReply, ServedRelease, ServedService
 from nightproof.pipeline.last_good import LastGood
 from nightproof.pipeline.record import REST, WHOLE
+from nightproof.present import CERTIFICATE_WARN_DAYS, Rooms
 from nightproof.settings.settings import Settings
-from nightproof.steer import runbook as steer_runbook
 from nightproof.steer import status as steer_status
 from nightproof.steer.archive import Archive
 from nightproof.steer.find import Desk
-from nightproof.steer.oncall import OnCall, Readings
+from nightproof.steer.oncall import OnCall
+from nightproof.steer.runbook import Present
 from nightproof.steer.tick import flush_summaries, note, try_again
 from nightproof.steer.upkeep import Upkeep
 from nightproof.storage import proc
@@ -53,8 +52,6 @@ from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegisteredRelease, RegistryStore
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
-from nightproof.watch.alerts.rules import Promise
-from nightproof.watch.conditions import Conditions, Question
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
 from nightproof.watch.meters import Meters, gauge, histogram_of
@@ -64,8 +61,6 @@ from nightproof.workers.pool import Pool
 _TICK_S = 0.25
 _DISK_EVERY_S = 2.0
 _LAST_ENDINGS_WITHIN_S = 1.0
-_CERTIFICATE_WARN_DAYS = 21
-_UNCLEAN_STOP_SHOWN_S = 600.0
 
 
 class Runtime:
@@ -83,8 +78,6 @@ class Runtime:
         self.settings = settings
         self.state = state
         self.address = ""
-        self.certificate_trouble = ""
-        """Why the last reload of the certificate was refused; empty after one that was not."""
         self._folders = list(folders)
         self._certificate_days = certificate_days
         self._began_s = monotonic_s()
@@ -138,12 +131,12 @@ class Runtime:
             keep_days=self.keep_days,
             on_storage_low=self._storage_low,
         )
-        self._conditions = Conditions()
+        self.rooms = Rooms(self.house, self.upkeep, certificate_days=certificate_days, began_s=self._began_s)
         self.on_call = OnCall(
             settings,
             AlertStore(state.alerts_db),
             meters=meters,
-            read=self._readings,
+            read=self.rooms.readings,
             note=self.archive.note,
             address=lambda: self.address,
         )
@@ -152,7 +145,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Open the ledger, load every service, begin to tick. Raises DeclarationError or StateError."""
-        self._was_unclean = self.state.was_unclean
+        self._was_unclean = self.rooms.was_unclean = self.state.was_unclean
         await self.archive.start()
         self.state.mark_running()  # not before: a start that is refused is no run
         self._reader = await asyncio.to_thread(self.archive.reader)
@@ -474,78 +467,6 @@ class Runtime:
                 # next tick, and nothing ends the ticking. The log has it; health shows the ledger's state.
                 log("tick", level="warning", error=type(error).__name__)
 
-    # -- what alerts --------------------------------------------------------------------------
-
-    def _readings(self) -> Readings:
-        """Return what the rooms say now, for the alerts to be judged by."""
-        promises = []
-        for name, served in self.house.services.items():
-            declared = served.live.engine.description
-            promises.append(
-                Promise(
-                    service=name,
-                    availability=declared.availability,
-                    latency_p99_ms=declared.latency_p99_ms,
-                )
-            )
-        conditions, unread = self._conditions.ask(self._questions(), now_s=monotonic_s())
-        return Readings(
-            promises=promises,
-            conditions=[] if self.house.draining else conditions,
-            unread=unread,
-            is_complete=not self.house.starting and not self.house.draining,
-        )
-
-    def _questions(self) -> list[Question]:
-        """Return one question for each room that can have something wrong."""
-        of_services = ("model_unavailable", "workers_exhausted", "golden_case_failed", "poison_input")
-        of_the_log = ("audit_unavailable", "audit_outcome_unknown")
-        of_upkeep = ("disk_low", "spilling", "spill_full", "witness_late", "witness_refused")
-        of_the_server = ("certificate_expiring", "certificate_reload_failed", "unclean_stop")
-        return [
-            Question("services", of_services, self._service_conditions),
-            Question("ledger", of_the_log, self._ledger_conditions),
-            Question("upkeep", of_upkeep, self.upkeep.conditions),
-            Question("server", of_the_server, self._server_conditions),
-        ]
-
-    def _service_conditions(self) -> Iterable[Condition]:
-        for name, served in self.house.services.items():
-            picture = served.live.engine.snapshot()
-            # The first line only: what follows is the user's traceback.
-            trouble = picture.trouble.partition("\n")[0]
-            if not served.live.engine.is_ready():
-                yield Condition(
-                    failure="model_unavailable", service=name, detail=trouble or "no worker is ready"
-                )
-            if picture.backing_off:
-                detail = f"{picture.restarts} restarts since the start"
-                yield Condition(failure="workers_exhausted", service=name, detail=detail)
-            if not picture.golden_ok:
-                yield Condition(failure="golden_case_failed", service=name, detail=trouble)
-            if held := len(served.live.poison):
-                yield Condition(
-                    failure="poison_input", service=name, detail=f"{held} records are in quarantine"
-                )
-
-    def _ledger_conditions(self) -> Iterable[Condition]:
-        ledger = self.house.ledger.snapshot()
-        if ledger.state == "unavailable":
-            yield Condition(failure="audit_unavailable", detail=ledger.why)
-        if ledger.state == "fenced":
-            yield Condition(failure="audit_outcome_unknown", detail=ledger.why)
-
-    def _server_conditions(self) -> Iterable[Condition]:
-        days = self._certificate_days()
-        if days is not None and days < _CERTIFICATE_WARN_DAYS:
-            yield Condition(failure="certificate_expiring", detail=f"ends in {days:.1f} days")
-        if self.certificate_trouble:
-            yield Condition(failure="certificate_reload_failed", detail=self.certificate_trouble)
-        if self._was_unclean and monotonic_s() - self._began_s < _UNCLEAN_STOP_SHOWN_S:
-            yield Condition(
-                failure="unclean_stop", since_s=self._began_s, detail="the last run did not end with a stop"
-            )
-
     # -- health and figures -------------------------------------------------------------------
 
     def health(self) -> list[Component]:
@@ -570,7 +491,7 @@ class Runtime:
         parts += self.on_call.health(self._health)
         days = self._certificate_days()
         if days is not None:
-            near = days < _CERTIFICATE_WARN_DAYS
+            near = days < CERTIFICATE_WARN_DAYS
             parts.append(
                 see("certificate", ok=not near, why=f"ends in {days:.1f} days" if near else "", needed=False)
             )
@@ -636,65 +557,17 @@ class Runtime:
         )
 
     def runbook(self, page: str, failure: str, service: str) -> str:
-        """Return a runbook page with this server's present values in it. Of several services, one must be named."""
-        served = self.house.services.get(service)
-        if served is None and len(self.house.services) == 1:
-            (served,) = self.house.services.values()
+        """Return a runbook page with this server's present values in it."""
         metrics, _ = self.house.meters.render(self.gauges, openmetrics=False)
-        previous = self._registry.previous(served.name) if served is not None else None
-        present = steer_runbook.Present(
-            at=iso_us(utc_us())[:19] + "Z",
-            service=served.name if served is not None else "",
-            address=self.address,
-            state=str(self.state.path),
-            metrics=metrics.decode(),
-            live_digest=served.live.digest if served is not None else "",
-            previous_digest=previous.digest if previous is not None else "",
-            facts=steer_runbook.facts_of(self._facts(failure, served)),
+        return self.rooms.runbook(
+            page,
+            failure,
+            service,
+            server=Present(address=self.address, state=str(self.state.path), metrics=metrics.decode()),
+            on_call=self.on_call,
+            components=self.health(),
+            previous=lambda name: before.digest if (before := self._registry.previous(name)) else "",
         )
-        return steer_runbook.fill(page, failure, present)
-
-    def _facts(self, failure: str, served: ServedService | None) -> dict[str, object]:
-        """Return what is true now and helps with a failure."""
-        name = served.name if served is not None else ""
-        facts: dict[str, object] = {}
-        alert = self.on_call.alert_of(failure, name)
-        facts["alert"] = (
-            f"{alert.state} since {alert.since[:19]}Z: {alert.why}" if alert is not None else "quiet"
-        )
-        if served is not None:
-            engine, declared = served.live.engine.snapshot(), served.live.engine.description
-            recent = self.house.meters.snapshot().services.get(name)
-            workers = [f"{count} {state}" for state, count in engine.workers.items() if count]
-            facts |= {
-                "service": name,
-                "release": served.live.label,
-                "release before": served.standby.label if served.standby is not None else "",
-                "workers": ", ".join(workers) or "none",
-                "restarts": engine.restarts,
-                "trouble": engine.trouble.partition("\n")[0],
-                "queued": engine.queued,
-                "deadline_ms": declared.deadline_ms,
-                "predict_timeout_ms": declared.predict_timeout_ms,
-                "max_batch": declared.max_batch,
-                "promised": f"availability {declared.availability:g}"
-                + (f", p99 {declared.latency_p99_ms:g} ms" if declared.latency_p99_ms is not None else ""),
-                "quarantined": len(served.live.poison) or "",
-            }
-            if recent is not None:
-                facts["last minute"] = f"{recent.rate_per_s:.1f}/s; " + ", ".join(
-                    f"{count} {ending}" for ending, count in sorted(recent.endings.items())
-                )
-                if recent.p99_ms is not None and recent.p50_ms is not None:
-                    facts["latency"] = (
-                        f"p50 {recent.p50_ms:.0f} ms, p99 {recent.p99_ms:.0f} ms (of what was answered)"
-                    )
-        if CATALOGUE[failure].statuses:
-            facts[failure] = self.on_call.seen(failure, name)
-        facts["not ok"] = "; ".join(f"{part.name}: {part.why}" for part in self.health() if not part.ok)
-        facts["ledger"] = self.house.ledger.snapshot().state
-        facts["disk free"] = f"{self.upkeep.disk_free_bytes / 1e9:.1f} GB"
-        return facts
 
     def engine_of(self, service: str) -> Engine | None:
         """Return the live engine of a service."""
@@ -773,13 +646,7 @@ class Runtime:
         )
         yield from self.upkeep.gauges()
         yield from self.on_call.gauges()
-        present, _ = self._conditions.ask(self._questions(), now_s=monotonic_s())
-        yield gauge(
-            "nightproof_condition",
-            "What is wrong now, by its name in the catalogue.",
-            {(one.failure, one.service): 1.0 for one in present},
-            ["failure", "service"],
-        )
+        yield self.rooms.gauge()
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
 
 

@@ -529,7 +529,7 @@ class OnCall:
                     id=secrets.token_hex(8),
                     alertname="NightproofTest",
                     service="",
-                    failure="test",
+                    failure="delivery_failing",
                     severity="ticket",
                     state="firing",
                     title="This is a test",
