@@ -58,9 +58,10 @@ class Rooms:
         conditions, unread = self._conditions.ask(self._questions(), now_s=monotonic_s())
         return Readings(
             promises=promises,
-            conditions=[] if self._house.draining else conditions,
+            conditions=conditions,
             unread=unread,
-            is_complete=not self._house.starting and not self._house.draining,
+            is_complete=not self._house.starting,
+            is_ending=self._house.draining,
         )
 
     def gauge(self) -> Metric:

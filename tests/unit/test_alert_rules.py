@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -222,3 +223,6 @@ def test_the_tail_is_that_of_the_binomial_distribution():
     assert tail(1, 1, 0.01) == pytest.approx(0.01)
     assert tail(0, 5, 0.1) == 1.0
     assert 0 < tail(11_000, 1_000_000, 0.01) < 1e-12
+    began_s = time.process_time()
+    assert tail(10**8, 10**9, 0.01) == 0.0
+    assert time.process_time() - began_s < 0.1, "too unlikely for a number, and at once"

@@ -58,6 +58,7 @@ _KEEP_COUNTS_S = 3.1 * 86_400
 _MOST_UNRECORDED = 10_000
 _MOST_UNSAVED = 20_000
 _LATE_LOOKS = 5
+_GIVEN_UP_SHOWN_S = 600.0
 _EVENTS = {"delivered": "message_delivered", "failed": "message_failed", "given_up": "message_given_up"}
 
 REPORTABLE = frozenset({"audit_tampered", "content_unreadable"})
@@ -74,6 +75,8 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """Failures whose conditions could not be asked for."""
     is_complete: bool = True
     """Every service that is to be served is there."""
+    is_ending: bool = False
+    """The server drains: what stops now is meant to, and says nothing of how it was."""
 
 
 class AlertShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,6 +210,8 @@ class OnCall:
     async def look(self) -> None:
         """Judge everything once, and see that who is to be told will be."""
         readings = self._read()
+        if readings.is_ending:
+            return
         now_s, now_us, scale = monotonic_s(), utc_us(), self._settings.alerts.scale
         self._rules = rules_of(readings.promises, scale=scale)
         self._count(readings, now_s)
@@ -278,6 +283,9 @@ class OnCall:
             if picture.why and picture.oldest_s > after_s:
                 wrong.append(f"{picture.receiver}: {picture.why}; {picture.waiting} waiting")
                 longest_s = max(longest_s, picture.oldest_s - after_s)
+            elif picture.given_up_ago_s < _GIVEN_UP_SHOWN_S:
+                wrong.append(f"{picture.receiver}: {picture.given_up} messages given up")
+                longest_s = max(longest_s, picture.given_up_ago_s)
         if (
             self._beat_why
             and now_s - self._beat_arrived_s > after_s + self._settings.notify.heartbeat_every_s

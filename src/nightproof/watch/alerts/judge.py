@@ -156,6 +156,8 @@ def tail(count: int, whole: int, share: float) -> float:
     for k in range(count, whole + 1):
         total += term
         term *= (whole - k) / (k + 1) * odds
-        if term < total * 1e-9:
+        if (
+            term <= total * 1e-9
+        ):  # also where the first is too small for a float: those after it are smaller still
             break
     return min(1.0, total)

@@ -8,6 +8,7 @@ tries, what the receiver says it will never take. Durations are on the monotonic
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -60,6 +61,8 @@ class CourierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     delivered: int
     failed: int
     given_up: int
+    given_up_ago_s: float
+    """Since a message was given up last; infinite if none was."""
 
 
 OnDelivery = Callable[[Delivery], Awaitable[None]]
@@ -76,6 +79,7 @@ class Courier:
         self._news = asyncio.Event()
         self._why = ""
         self._delivered = self._failed = self._given_up = 0
+        self._given_up_s = -math.inf
 
     def put(self, parcel: Parcel) -> list[str]:
         """Add to the end of the line; return the ids of what had to go at its front for want of room."""
@@ -85,7 +89,7 @@ class Courier:
         dropped = []
         while len(self._line) > MOST_WAITING:
             dropped.append(self._line.popleft().message.id)
-            self._given_up += 1
+            self._count_given_up()
         return dropped
 
     async def run(self) -> None:
@@ -109,7 +113,12 @@ class Courier:
             delivered=self._delivered,
             failed=self._failed,
             given_up=self._given_up,
+            given_up_ago_s=monotonic_s() - self._given_up_s,
         )
+
+    def _count_given_up(self) -> None:
+        self._given_up += 1
+        self._given_up_s = monotonic_s()
 
     async def _try_first(self) -> float:
         """Try the first in the line once; return how long to wait before the next try."""
@@ -137,8 +146,10 @@ class Courier:
             # Not `popleft`: room may have been made while it was being sent.
             if self._line and self._line[0] is parcel:
                 self._line.popleft()
-            self._delivered += outcome == "delivered"
-            self._given_up += outcome == "given_up"
+            if outcome == "given_up":
+                self._count_given_up()
+            else:
+                self._delivered += 1
         await self._on_delivery(
             Delivery(self.receiver.name, parcel.message.id, outcome, parcel.attempts, parcel.waited_s)
         )
