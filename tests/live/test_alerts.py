@@ -295,7 +295,7 @@ def test_an_operator_sees_silences_and_is_told_when_a_silence_ends(tmp_path: Pat
         wait_until(lambda: states(served).get(TIMED_OUT) == "firing")
         loud = run_nightproof("alerts", *state)
         as_json = json.loads(run_nightproof("alerts", "--json", *state).stdout)
-        assert one.took == []
+        assert one.alerts("firing", TIMED_OUT) == []
         ended = run_nightproof("alerts", "unsilence", json.loads(made.stdout)["id"], *state)
         wait_until(lambda: bool(one.alerts("firing", TIMED_OUT)))
         unknown = run_nightproof("alerts", "silence", "nonsense", "--for", "1h", "--reason", "x", *state)
