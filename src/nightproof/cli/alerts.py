@@ -146,19 +146,7 @@ def _print(told: dict[str, Any]) -> None:
             f"[bold green]nothing fires[/] at {show.plain(told['instance'])} ({told['rules']} rules)"
         )
     for one in shown:
-        whose = f" {one['service']}" if one["service"] else ""
-        held = f"  [dim]not told: {show.plain(one['held_by'])}[/]" if one["held_by"] else ""
-        unknown = "" if one["known"] else "  [dim]nothing to judge it by now[/]"
-        state = f"[{_COLOURS[one['state']]}]{one['state']}[/]"
-        show.console.print(
-            f"{state} {one['severity']} [bold]{one['alertname']}[/]{show.plain(whose)}"
-            f" since {one['since'][:19]}Z{held}{unknown}"
-        )
-        show.console.print(f"  {show.plain(one['title'])}: {show.plain(one['why'])}", soft_wrap=True)
-        service = f" --service {one['service']}" if one["service"] else ""
-        show.console.print(
-            f"  → nightproof runbook {one['failure']}{show.plain(service)}   {one['runbook']}", soft_wrap=True
-        )
+        _print_alert(one)
     for one in told["silences"]:
         what = " ".join(part for part in (one["alert"] or "every alert", one["service"]) if part)
         show.console.print(
@@ -173,3 +161,20 @@ def _print(told: dict[str, Any]) -> None:
             )
     if not told["receivers"]:
         show.console.print("[yellow]no receiver is set:[/] nobody is told. See docs/alerts.md.")
+
+
+def _print_alert(one: dict[str, Any]) -> None:
+    whose = f" {show.plain(one['service'])}" if one["service"] else ""
+    state = f"[{_COLOURS[one['state']]}]{one['state']}[/]"
+    line = f"{state} {one['severity']} [bold]{one['alertname']}[/]{whose} since {one['since'][:19]}Z"
+    why = f"{show.plain(one['title'])}: {show.plain(one['why'])}"
+    if one["held_by"].startswith("cause"):  # one line: the cause, above, is what to see to
+        show.console.print(f"{line}  [dim]not told: {show.plain(one['held_by'])}[/]", soft_wrap=True)
+        return
+    held = f"  [dim]not told: {show.plain(one['held_by'])}[/]" if one["held_by"] else ""
+    unknown = "" if one["known"] else "  [dim]nothing to judge it by now[/]"
+    show.console.print(f"{line}{held}{unknown}", soft_wrap=True)
+    show.console.print(f"  {why}", soft_wrap=True)
+    service = f" --service {one['service']}" if one["service"] else ""
+    page = f"  → nightproof runbook {one['failure']}{show.plain(service)}   {one['runbook']}"
+    show.console.print(page, soft_wrap=True)

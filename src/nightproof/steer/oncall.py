@@ -448,7 +448,8 @@ class OnCall:
     def alerts(self) -> list[AlertShown]:
         """Return what is pending, firing, or was resolved lately; the most urgent first."""
         held = held_back(self._tracks, self._silences)
-        shown = sorted((track.alert for track in self._tracks.values()), key=severity_order)
+        alerts = (track.alert for track in self._tracks.values())
+        shown = sorted(alerts, key=lambda one: (severity_order(one)[0], one.key in held, severity_order(one)))
         return [self._shown(alert, held.get(alert.key)) for alert in shown]
 
     def alert_of(self, failure: str, service: str) -> AlertShown | None:
