@@ -299,6 +299,7 @@ def test_an_operator_sees_silences_and_is_told_when_a_silence_ends(tmp_path: Pat
         ended = run_nightproof("alerts", "unsilence", json.loads(made.stdout)["id"], *state)
         wait_until(lambda: bool(one.alerts("firing", TIMED_OUT)))
         unknown = run_nightproof("alerts", "silence", "nonsense", "--for", "1h", "--reason", "x", *state)
+        misplaced = run_nightproof("alerts", "--json", "unsilence", "sil_0", *state)
         nothing = run_nightproof("alerts", "silence", "--for", "1h", "--reason", "x", *state)
         acts = run_nightproof("audit", "search", "--kind", "operator", "--json", *state)
 
@@ -313,7 +314,7 @@ def test_an_operator_sees_silences_and_is_told_when_a_silence_ends(tmp_path: Pat
     assert as_json["firing"] >= 1
     assert unknown.returncode == 1
     assert "No alert has this name" in unknown.stderr
-    assert nothing.returncode == 2
+    assert nothing.returncode == misplaced.returncode == 2
     assert len(json.loads(acts.stdout)["records"]) >= 3
 
 

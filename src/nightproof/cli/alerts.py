@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from nightproof.cli import show
 from nightproof.cli.client import Client, from_options
@@ -28,6 +29,11 @@ _COLOURS = {"firing": "bold red", "pending": "yellow", "resolved": "green"}
 def alerts(ctx: click.Context, state: Path, url: str | None, as_json: bool) -> None:
     """Show what fires, since when, why, and the page that says what to do. Exit 1 if something fires."""
     if ctx.invoked_subcommand is not None:
+        typed = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if typed:  # the verb has these options too, and would not see them here
+            raise click.UsageError(
+                f"Write --{typed[0].removeprefix('as_')} after {ctx.invoked_subcommand!r}."
+            )
         return
     told = from_options(state, url).get("/admin/alerts")
     if as_json:
