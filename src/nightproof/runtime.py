@@ -28,19 +28,23 @@ from nightproof.limits.limiter import Limiter
 from nightproof.parts.services import Services
 from nightproof.pipeline.house import House, RecordedReply
 from nightproof.pipeline.record import REST, WHOLE
+from nightproof.present import Rooms
 from nightproof.settings.settings import Settings
 from nightproof.steer import status as steer_status
 from nightproof.steer.archive import Archive
 from nightproof.steer.find import Desk
 from nightproof.steer.from_folder import Differing
 from nightproof.steer.intake import Intakes
+from nightproof.steer.oncall import OnCall
 from nightproof.steer.promote import Helm
 from nightproof.steer.releasing import Releasing
 from nightproof.steer.replay import Replays
+from nightproof.steer.runbook import Present
 from nightproof.steer.tick import flush_summaries, note, try_again
 from nightproof.steer.upkeep import Upkeep
 from nightproof.steer.watching import Watching
 from nightproof.storage import proc
+from nightproof.storage.alert_store import AlertStore
 from nightproof.storage.comparisons import Comparisons
 from nightproof.storage.keyring import Keyring
 from nightproof.storage.ledger_protocol import LedgerReading
@@ -179,6 +183,16 @@ class Runtime:
             begin=self.begin,
         )
 
+        self.rooms = Rooms(self.house, self.upkeep, certificate_days=certificate_days, began_s=self._began_s)
+        self.on_call = OnCall(
+            settings,
+            AlertStore(state.alerts_db),
+            meters=meters,
+            read=self.rooms.readings,
+            note=self.archive.note,
+            address=lambda: self.address,
+        )
+
     # -- what the command line asks -----------------------------------------------------------
 
     @property
@@ -190,7 +204,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Open the ledger, load every service, begin to tick. Raises DeclarationError or StateError."""
-        self._was_unclean = self.state.was_unclean
+        self._was_unclean = self.rooms.was_unclean = self.state.was_unclean
         await self.archive.start()
         self.state.mark_running()  # not before: a start that is refused is no run
         self._reader = await asyncio.to_thread(self.archive.reader)
@@ -203,6 +217,7 @@ class Runtime:
         )
         self._tick_task = asyncio.create_task(self._tick())
         await self.releasing.sweep()
+        await self.on_call.start()
         for folder in self._folders:
             await self._serve_folder(folder)
         self.begin(self._collect_now_and_then())
@@ -223,6 +238,7 @@ class Runtime:
             self._tick_task.cancel()
         for task in self._background:
             task.cancel()
+        await self.on_call.stop()
         await self.services.stop()
         # Who was cut short is being told so: that too is recorded before the ledger closes.
         deadline_s = monotonic_s() + _LAST_ENDINGS_WITHIN_S
@@ -453,6 +469,7 @@ class Runtime:
         return [
             *parts,
             *self.upkeep.health(self.healths),
+            *self.on_call.health(self.healths),
             *self.watching.health(self.healths),
             *self.healths.others(),
         ]
@@ -515,6 +532,18 @@ class Runtime:
             ledger=self.house.ledger.snapshot(),
             memory_bytes=proc.rss_bytes(),
             disk_free_bytes=self.upkeep.disk_free_bytes,
+        )
+
+    def runbook(self, page: str, failure: str, service: str) -> str:
+        """Return a runbook page with this server's present values in it."""
+        metrics, _ = self.house.meters.render(self.gauges, openmetrics=False)
+        return self.rooms.runbook(
+            page,
+            failure,
+            service,
+            server=Present(address=self.address, state=str(self.state.path), metrics=metrics.decode()),
+            on_call=self.on_call,
+            components=self.health(),
         )
 
     def engine_of(self, service: str) -> Engine | None:
@@ -606,6 +635,8 @@ class Runtime:
             ["service", "release", "part"],
         )
         yield from self.watching.gauges()
+        yield from self.on_call.gauges()
+        yield self.rooms.gauge()
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
 
 

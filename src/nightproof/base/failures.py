@@ -507,7 +507,92 @@ _ALL = (
         severity="page",
         drill="certificate_bad_reload",
     ),
+    _condition(
+        "availability_burning",
+        "The service fails more often than it promises",
+        "Requests fail so fast that the objective's error budget of 30 days is used up long before they are over.",
+        severity="page",
+        drill="error_budget_burn",
+    ),
+    _condition(
+        "latency_burning",
+        "The service is slower than it promises",
+        "More requests than the objective allows take longer than latency_p99_ms, for long enough to matter.",
+        severity="page",
+        drill="slow_budget_burn",
+    ),
+    _condition(
+        "delivery_failing",
+        "Alerts do not reach a receiver",
+        "A receiver of alerts, or the dead-man's heartbeat, refuses or does not answer; what it missed is kept.",
+        severity="page",
+        drill="receiver_down",
+    ),
+    _condition(
+        "watch_blind",
+        "Something that is watched gives no figures",
+        "A part of the server could not be asked for its state; whether it is well is not known.",
+        severity="page",
+        drill="reading_fails",
+    ),
 )
 
 CATALOGUE: dict[str, Failure] = {failure.code: failure for failure in _ALL}
 """Every failure mode by its code."""
+
+ALERT_SHARES: dict[str, float] = {
+    # One is too many: each is a fault of ours.
+    "internal_error": 0.0,
+    "audit_unavailable": 0.0,
+    "audit_outcome_unknown": 0.0,
+    # Anyone can send these; only a change of what callers do is news.
+    "malformed_request": 0.3,
+    "unauthenticated": 0.3,
+    "forbidden": 0.2,
+    "unknown_service": 0.3,
+    "slow_request": 0.2,
+    "oversized_request": 0.2,
+    "unsupported_media_type": 0.3,
+    "headers_too_large": 0.2,
+    "invalid_input": 0.2,
+    "stale_input": 0.2,
+    "quota_exceeded": 0.2,
+    "injection_suspected": 0.05,
+    "low_confidence": 0.1,
+}
+"""The share of requests that may end (or be answered by a fallback) so before it alerts, where it is not the usual."""
+
+CAUSES: dict[str, tuple[str, ...]] = {
+    "model_crash": ("poison_input", "model_out_of_memory"),
+    "workers_exhausted": ("model_timeout", "model_crash", "model_out_of_memory", "golden_case_failed"),
+    "model_unavailable": ("workers_exhausted", "golden_case_failed"),
+    "overloaded": ("model_timeout", "model_crash", "workers_exhausted", "model_unavailable"),
+    "deadline_exceeded": ("overloaded", "model_timeout", "workers_exhausted", "model_unavailable"),
+    "spilling": ("spill_full",),
+    "witness_late": ("witness_refused",),
+    "latency_burning": ("overloaded", "model_timeout", "workers_exhausted", "model_unavailable"),
+    "availability_burning": (
+        "overloaded",
+        "model_timeout",
+        "model_crash",
+        "model_out_of_memory",
+        "model_error",
+        "model_unavailable",
+        "workers_exhausted",
+        "invalid_output",
+        "unsafe_output",
+        "audit_unavailable",
+        "audit_outcome_unknown",
+        "internal_error",
+    ),
+}
+"""What may stand behind a failure: while such a cause is told, its symptom is not told beside it."""
+
+_USUAL_SHARE = {"page": 0.01, "ticket": 0.05}
+
+
+def alert_share(failure: Failure) -> float | None:
+    """Return the share of requests that may end by this failure before it alerts; None if endings do not alert."""
+    if not failure.statuses or failure.severity == "none":
+        return None
+    return ALERT_SHARES.get(failure.code, _USUAL_SHARE[failure.severity])

@@ -27,6 +27,8 @@ class Action(StrEnum):
     """See workers, rates, health details, metrics, live values of runbook pages."""
     QUARANTINE = "quarantine"
     """List, show, replay and release quarantined records."""
+    SILENCE = "silence"
+    """Silence alerts, end a silence, send a test alert."""
     DRAIN = "drain"
     """Stop taking work, or take it again."""
     RELEASE = "release"
@@ -41,7 +43,16 @@ class Action(StrEnum):
     """Destroy a data subject's keys."""
 
 
-_OPERATE = frozenset({Action.PREDICT, Action.READ_STATUS, Action.QUARANTINE, Action.DRAIN, Action.RELEASE})
+_OPERATE = frozenset(
+    {
+        Action.PREDICT,
+        Action.READ_STATUS,
+        Action.QUARANTINE,
+        Action.SILENCE,
+        Action.DRAIN,
+        Action.RELEASE,
+    }
+)
 
 ALLOWED: dict[Role, frozenset[Action]] = {
     Role.PREDICT: frozenset({Action.PREDICT}),

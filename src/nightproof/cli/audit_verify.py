@@ -117,8 +117,22 @@ def verify_command(
         show.as_json(verdict)
     else:
         _print_verdict(verdict)
+    if ledger is None:
+        _report(state, verdict)
     if not verdict.ok:
         sys.exit(1)
+
+
+def _report(state: Path, verdict: Verdict) -> None:
+    """Tell the running server, if there is one, so that it alerts, or so that its alert ends."""
+    first = verdict.first_bad
+    with contextlib.suppress(NightproofError):
+        client = from_options(state, None)
+        fires = any(one["failure"] == "audit_tampered" for one in client.get("/admin/alerts")["alerts"])
+        if first is not None or fires:
+            detail = f"record {first.seq}: {first.kind}" if first is not None else ""
+            body = {"failure": "audit_tampered", "is_wrong": first is not None, "detail": detail}
+            client.post("/admin/alerts/report", body)
 
 
 @contextlib.contextmanager

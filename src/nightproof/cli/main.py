@@ -55,6 +55,8 @@ class _Verbs(click.Group):
         "history": ("nightproof.cli.history", "history"),
         "replay": ("nightproof.cli.replay", "replay"),
         "hold": ("nightproof.cli.history", "hold"),
+        "alerts": ("nightproof.cli.alerts", "alerts"),
+        "runbook": ("nightproof.cli.runbook", "runbook"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

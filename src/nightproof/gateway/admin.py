@@ -16,7 +16,10 @@ import orjson
 from nightproof.base import strictjson
 from nightproof.base.clock import utc_us
 from nightproof.base.errors import FieldError, NightproofError, Refusal
+from nightproof.base.failures import CATALOGUE
 from nightproof.base.roles import Action, Role, allows
+from nightproof.gateway import runbooks
+from nightproof.gateway.admin_alerts import AlertRoutes
 from nightproof.gateway.admin_audit import AuditRoutes
 from nightproof.gateway.admin_promote import PromotionRoutes
 from nightproof.gateway.admin_release import ReleaseRoutes
@@ -35,6 +38,8 @@ _JSON: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"n
 _MOST_BYTES = 65_536
 _QUARANTINE = re.compile(r"/admin/quarantine/([A-Za-z0-9_-]{1,64})(?:/(release|replay))?")
 _AUDIT = re.compile(r"/admin/audit/([a-z]{1,20})")
+_ALERTS = re.compile(r"/admin/alerts(?:/([a-z]{1,20}))?")
+_RUNBOOK = re.compile(r"/admin/runbooks/([a-z_]{1,64})(?:/([a-z][a-z0-9_-]{0,62}))?")
 _KEY = re.compile(r"/admin/keys/([A-Za-z0-9_-]{1,64})/revoke")
 
 
@@ -59,6 +64,7 @@ class Admin:
         self._audit = AuditRoutes(runtime, _read)
         self._releases = ReleaseRoutes(runtime, _read, is_local=is_local)
         self._promotions = PromotionRoutes(runtime, _read)
+        self._alerts = AlertRoutes(runtime, _read)
 
     async def answer(self, call: Call, method: str, path: str) -> Response:
         """Answer one request, or raise Refusal."""
@@ -93,6 +99,11 @@ class Admin:
             key_id = match[1]
             return Action.KEYS, lambda who, _: self._revoke_key(who, key_id)
         if (match := _AUDIT.fullmatch(path)) and (found := self._audit.find(method, match[1])):
+            return found
+        if (match := _RUNBOOK.fullmatch(path)) and method == "GET":
+            failure, service = match[1], match[2] or ""
+            return Action.READ_STATUS, lambda who, _: self._runbook(failure, service)
+        if (match := _ALERTS.fullmatch(path)) and (found := self._alerts.find(method, match[1] or "")):
             return found
         if found := self._promotions.find(method, path) or self._releases.find(method, path):
             return found
@@ -151,6 +162,26 @@ class Admin:
         outcome = await quarantine.replay(self._runtime.quarantine, entry_id, engine)
         self._runtime.services.refresh_poison()
         return outcome
+
+    async def _runbook(self, failure: str, service: str) -> Any:
+        page = runbooks.page(failure)
+        if page is None:
+            raise Refusal(
+                "No runbook has this name.",
+                failure="unknown_service",
+                hint=f"Names: {', '.join(sorted(CATALOGUE))}.",
+            )
+        if service and service not in self._runtime.house.services:
+            raise Refusal(f"Service {service!r} is not served here.", failure="unknown_service")
+        return {"failure": failure, "page": self._runtime.runbook(page.decode(), failure, service)}
+
+    def may_see_status(self, call: Call) -> bool:
+        """Say whether a caller may see live values; refuses nobody."""
+        if self._is_local:
+            return True
+        token = call.token()
+        caller = None if token is None else self._runtime.house.find_caller(token)
+        return caller is not None and allows(caller.role, Action.READ_STATUS)
 
     async def _keys(self, who: str, _: bytes) -> Any:
         return keys.list_all(self._runtime.keyring, now_us=utc_us())

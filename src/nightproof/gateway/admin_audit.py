@@ -95,7 +95,12 @@ class AuditRoutes:
 
     async def _show(self, who: str, body: bytes) -> Any:
         asked: ShowAsked = self._read(body, ShowAsked)
-        return await self._runtime.desk.show(who, asked.id, reveal=asked.reveal)
+        shown = await self._runtime.desk.show(who, asked.id, reveal=asked.reveal)
+        on_call, detail = self._runtime.on_call, f"record {asked.id}"
+        is_wrong = any(one.content_state == "unreadable" for one in shown)
+        if is_wrong or on_call.reported("content_unreadable") == detail:
+            on_call.report("content_unreadable", is_wrong=is_wrong, detail=detail)
+        return shown
 
     async def _export(self, who: str, body: bytes) -> Any:
         told: ExportAsked = self._read(body, ExportAsked)

@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qs
 
 import orjson
 
@@ -350,7 +351,7 @@ class Gateway:
             return self._problem_page(path.removeprefix("/problems/"))
         if path.startswith("/runbooks/"):
             _need_get(method)
-            return _runbook_page(path.removeprefix("/runbooks/"))
+            return self._runbook_page(call, path.removeprefix("/runbooks/").removesuffix(".md"))
         if path == "/docs" or path.startswith("/docs/"):
             _need_get(method)
             return _docs(path)
@@ -445,6 +446,22 @@ class Gateway:
                 hint=f"Names: {', '.join(sorted(CATALOGUE))}.",
             )
         return 200, orjson.dumps(page), _JSON_HEADER
+
+    def _runbook_page(self, call: Call, name: str) -> Response:
+        """Return a page; with a key that may see status, filled with live values (`?service=` names whose)."""
+        page = runbooks.page(name)
+        if page is None:
+            raise Refusal(
+                "No runbook has this name.",
+                failure="unknown_service",
+                hint=f"Names: {', '.join(sorted(CATALOGUE))}.",
+            )
+        headers: Headers = [(b"content-type", b"text/markdown; charset=utf-8")]
+        if call.token() is not None and self._admin.may_see_status(call):
+            query = parse_qs(call.scope.get("query_string", b"").decode("latin-1"))
+            page = self._runtime.runbook(page.decode(), name, query.get("service", [""])[0]).encode()
+            headers.append(_NO_STORE)
+        return 200, page, headers
 
     def _oip_server(self, _: Call) -> Response:
         return 200, orjson.dumps(oip.server_metadata()), _JSON_HEADER
@@ -544,17 +561,6 @@ def _timeout_ms(value: bytes, *, repeated: bool) -> tuple[float | None, Refusal 
         status=400,
         hint="Send it once, for example x-request-timeout-ms: 250.",
     )
-
-
-def _runbook_page(name: str) -> Response:
-    page = runbooks.page(name.removesuffix(".md"))
-    if page is None:
-        raise Refusal(
-            "No runbook has this name.",
-            failure="unknown_service",
-            hint=f"Names: {', '.join(sorted(CATALOGUE))}.",
-        )
-    return 200, page, [(b"content-type", b"text/markdown; charset=utf-8")]
 
 
 def _docs(path: str) -> Response:

@@ -206,9 +206,11 @@ class Server:
             self._certificate.reload()
         except SettingError as error:
             log("certificate_reload_failed", level="error", why=error.text)
+            self.runtime.rooms.certificate_trouble = error.text
             self.runtime.house.meters.count_event("certificate_reload_failed")
             self._note("certificate.reload", outcome="refused")
         else:
+            self.runtime.rooms.certificate_trouble = ""
             log("certificate_reloaded", days_left=round(self._certificate.days_left(), 1))
             self._note("certificate.reload", outcome="loaded")
 

@@ -240,10 +240,46 @@ class PromotionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlertSettings:
+    """When alerts are judged, and what they are called."""
+
+    every_s: float = knob(1.0, 0.05, 60, "pause between two looks at everything that alerts")
+    scale: float = knob(1.0, 0.0001, 1, "shortens all windows and waits of alerts, for tests")
+    group_wait_s: float = knob(1.0, 0, 300, "time for alerts of one service to gather before they are told")
+    repeat_s: float = knob(60.0, 1, 3_600, "pause between two posts of what fires to Alertmanager")
+    instance: str = knob("", None, None, "this server's name in alerts; empty: host and port, or public_url")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotifySettings:
+    """Who is told of alerts, besides Alertmanager, and how hard that is tried."""
+
+    webhook: str = knob("", None, None, "address that alerts are posted to, signed")
+    webhook_secret: str = knob(
+        "", None, None, "the signature's secret: whsec_ and base64; no secret, no signature"
+    )
+    webhook_secret_file: Path | None = knob(None, None, None, "file of the secret, instead")
+    apprise: str = knob(
+        "", None, None, "addresses of Apprise, apart by spaces: mailto://, slack://, pagerduty:// …"
+    )
+    apprise_file: Path | None = knob(None, None, None, "file of more such addresses, one a line")
+    within_s: float = knob(10.0, 0.1, 120, "longest time for a receiver to take a message")
+    backoff_first_s: float = knob(0.5, 0.01, 60, "pause before the second try; then it doubles")
+    backoff_most_s: float = knob(60.0, 0.1, 3_600, "longest pause between tries")
+    give_up_after_h: float = knob(72.0, 0.001, 720, "hours after which a message is given up")
+    failing_after_s: float = knob(60.0, 0.1, 86_400, "age of an undelivered message that alarms")
+    heartbeat: str = knob("", None, None, "address posted to while alerts are judged: the dead-man's switch")
+    heartbeat_every_s: float = knob(60.0, 0.1, 3_600, "pause between two heartbeats")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that was set, from defaults, file, environment and flags."""
 
     state: Path = knob(Path(".nightproof"), None, None, "folder of the ledger, keys, bundles and socket")
+    alertmanager: str = knob(
+        "", None, None, "Alertmanagers that are told of alerts: http://host:9093, apart by spaces"
+    )
     server: ServerSettings = field(default_factory=ServerSettings)
     receiving: ReceivingSettings = field(default_factory=ReceivingSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
@@ -258,6 +294,8 @@ class Settings:
     history: HistorySettings = field(default_factory=HistorySettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)
 
 
 SECTIONS: dict[str, type] = {
@@ -275,6 +313,8 @@ SECTIONS: dict[str, type] = {
     "history": HistorySettings,
     "health": HealthSettings,
     "telemetry": TelemetrySettings,
+    "alerts": AlertSettings,
+    "notify": NotifySettings,
 }
 """The sections of `nightproof.toml`, in the order of the docs."""
 

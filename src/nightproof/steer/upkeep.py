@@ -17,6 +17,7 @@ from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
 from nightproof.audit.spill import Spill
 from nightproof.audit.witness import Witness
 from nightproof.base.clock import utc_us
+from nightproof.base.conditions import Condition
 from nightproof.base.errors import NightproofError
 from nightproof.base.ids import RequestIds
 from nightproof.settings.settings import Settings
@@ -160,6 +161,23 @@ class Upkeep:
                 why += "; full: its services refuse"
             parts.append(see("spill", ok=not waits, why=why, needed=False))
         return parts
+
+    def conditions(self) -> Iterable[Condition]:
+        """Return what is wrong with disk, witness and side file."""
+        free = self.disk_free_bytes
+        if self._is_low or free < self._settings.ledger.disk_low_bytes:
+            yield Condition(failure="disk_low", detail=f"{free / 1e6:.0f} MB free")
+        if self.witness.is_set:
+            witness = self.witness.snapshot()
+            if witness.is_refused:
+                yield Condition(failure="witness_refused", detail=witness.why)
+            if self.witness.is_late:
+                yield Condition(failure="witness_late", detail=f"for {witness.age_s:.0f} s: {witness.why}")
+        if self.spill is not None and not self.spill.is_empty:
+            detail = f"{self.spill.size_bytes} bytes wait to be merged"
+            yield Condition(failure="spilling", detail=detail)
+            if not self.spill.has_room:
+                yield Condition(failure="spill_full", detail=detail)
 
     def gauges(self) -> Iterable[Metric]:
         """Return the present values for `/metrics`."""

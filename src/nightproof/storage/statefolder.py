@@ -167,6 +167,11 @@ class StateFolder:
         return self.path / "quarantine.db"
 
     @property
+    def alerts_db(self) -> Path:
+        """Alerts, and what receivers are still to be told."""
+        return self.path / "alerts.db"
+
+    @property
     def bundles(self) -> Path:
         """Snapshots of service folders, by digest."""
         return self.path / "bundles"

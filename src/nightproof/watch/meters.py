@@ -152,18 +152,20 @@ class MetersSnapshot(msgspec.Struct, frozen=True):
 class Totals(msgspec.Struct, frozen=True):
     """Everything that only grows, at one moment: what happened between two of them is their difference."""
 
-    arrivals: int
-    requests: dict[tuple[str, str, str, str], int]
+    arrivals: int = 0
+    requests: dict[tuple[str, str, str, str], int] = {}
     """By service, release, ending and failure."""
-    durations: dict[str, list[int]]
+    durations: dict[str, list[int]] = {}
     """Answered and degraded requests by service, on the scale of `windows.FINE_BOUNDS_S`."""
-    queue_waits: dict[str, list[int]]
-    batches: dict[str, tuple[list[int], float]]
-    confidence: dict[str, list[int]]
+    queue_waits: dict[str, list[int]] = {}
+    batches: dict[str, tuple[list[int], float]] = {}
+    confidence: dict[str, list[int]] = {}
     """By service, all its releases together."""
-    events: dict[tuple[str, str, str], int]
-    own_s: dict[str, float]
+    events: dict[tuple[str, str, str], int] = {}
+    own_s: dict[str, float] = {}
     """What watching has cost, in seconds by part."""
+    told_durations: dict[str, list[int]] = {}
+    """All requests by service, in the buckets that `/metrics` tells (`DURATION_BUCKETS_S`)."""
 
 
 class Gauges(Protocol):
@@ -374,6 +376,7 @@ class Meters:
             confidence,
             dict(self._events),
             dict(self._own_s),
+            {service: one.counts[:] for service, one in self._durations.items()},
         )
 
     def snapshot(self) -> MetersSnapshot:
@@ -389,6 +392,7 @@ class Meters:
 
     def endings_of(self, service: str, release: str) -> dict[str, int]:
         """Return how the requests that a release was to answer have ended since the start."""
+        self._settle()
         endings: Counter[str] = Counter()
         for (of_service, of_release, ending, _), count in self._requests.items():
             if of_service == service and of_release == release:

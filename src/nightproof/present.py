@@ -1,0 +1,191 @@
+"""Say what is true now: what is wrong in which room, for the alerts, and the values that runbook pages show.
+
+Built by `runtime`, which owns the rooms. Asks them for snapshots only, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+from prometheus_client import Metric
+
+from nightproof.base.clock import iso_us, monotonic_s, utc_us
+from nightproof.base.conditions import Condition
+from nightproof.base.failures import CATALOGUE
+from nightproof.pipeline.house import House, ServedService
+from nightproof.steer.oncall import OnCall, Readings
+from nightproof.steer.runbook import Present, facts_of, fill
+from nightproof.steer.upkeep import Upkeep
+from nightproof.watch.alerts.rules import Promise
+from nightproof.watch.conditions import Conditions, Question
+from nightproof.watch.health import Component
+from nightproof.watch.meters import gauge
+
+_UNCLEAN_STOP_SHOWN_S = 600.0
+
+
+class Rooms:
+    """The rooms, as those see them who ask what is true now."""
+
+    def __init__(
+        self, house: House, upkeep: Upkeep, *, certificate_days: Callable[[], float | None], began_s: float
+    ) -> None:
+        self._house = house
+        self._upkeep = upkeep
+        self._certificate_days = certificate_days
+        self._began_s = began_s
+        self._conditions = Conditions()
+        self.was_unclean = False
+        self.certificate_trouble = ""
+        """Why the last reload of the certificate was refused; empty after one that was not."""
+
+    # -- for the alerts -----------------------------------------------------------------------
+
+    def readings(self) -> Readings:
+        """Return what the rooms say now, for the alerts to be judged by."""
+        promises = []
+        for name, served in self._house.services.items():
+            declared = served.live.engine.description
+            promises.append(
+                Promise(
+                    service=name,
+                    availability=declared.availability,
+                    latency_p99_ms=declared.latency_p99_ms,
+                )
+            )
+        conditions, unread = self._conditions.ask(self._questions(), now_s=monotonic_s())
+        return Readings(
+            promises=promises,
+            conditions=conditions,
+            unread=unread,
+            is_complete=not self._house.starting,
+            is_ending=self._house.draining,
+        )
+
+    def gauge(self) -> Metric:
+        """Return what is wrong now, for `/metrics`."""
+        present, _ = self._conditions.ask(self._questions(), now_s=monotonic_s())
+        values = {(one.failure, one.service): 1.0 for one in present}
+        meaning = "What is wrong now, by its name in the catalogue."
+        return gauge("nightproof_condition", meaning, values, ["failure", "service"])
+
+    def _questions(self) -> list[Question]:
+        """Return one question for each room that can have something wrong."""
+        of_services = ("model_unavailable", "workers_exhausted", "golden_case_failed", "poison_input")
+        of_the_log = ("audit_unavailable", "audit_outcome_unknown")
+        of_upkeep = ("disk_low", "spilling", "spill_full", "witness_late", "witness_refused")
+        of_the_server = ("certificate_expiring", "certificate_reload_failed", "unclean_stop")
+        return [
+            Question("services", of_services, self._service_conditions),
+            Question("ledger", of_the_log, self._ledger_conditions),
+            Question("upkeep", of_upkeep, self._upkeep.conditions),
+            Question("server", of_the_server, self._server_conditions),
+        ]
+
+    def _service_conditions(self) -> Iterable[Condition]:
+        for name, served in self._house.services.items():
+            picture = served.live.engine.snapshot()
+            # The first line only: what follows is the user's traceback.
+            trouble = picture.trouble.partition("\n")[0]
+            if not served.live.engine.is_ready():
+                yield Condition(
+                    failure="model_unavailable", service=name, detail=trouble or "no worker is ready"
+                )
+            if picture.backing_off:
+                detail = f"{picture.restarts} restarts since the start"
+                yield Condition(failure="workers_exhausted", service=name, detail=detail)
+            if not picture.golden_ok:
+                yield Condition(failure="golden_case_failed", service=name, detail=trouble)
+            if held := len(served.live.poison):
+                yield Condition(
+                    failure="poison_input", service=name, detail=f"{held} records are in quarantine"
+                )
+
+    def _ledger_conditions(self) -> Iterable[Condition]:
+        ledger = self._house.ledger.snapshot()
+        if ledger.state == "unavailable":
+            yield Condition(failure="audit_unavailable", detail=ledger.why)
+        if ledger.state == "fenced":
+            yield Condition(failure="audit_outcome_unknown", detail=ledger.why)
+
+    def _server_conditions(self) -> Iterable[Condition]:
+        days = self._certificate_days()
+        if days is not None and days < self._house.settings.health.certificate_warn_days:
+            yield Condition(failure="certificate_expiring", detail=f"ends in {days:.1f} days")
+        if self.certificate_trouble:
+            yield Condition(failure="certificate_reload_failed", detail=self.certificate_trouble)
+        if self.was_unclean and monotonic_s() - self._began_s < _UNCLEAN_STOP_SHOWN_S:
+            yield Condition(
+                failure="unclean_stop", since_s=self._began_s, detail="the last run did not end with a stop"
+            )
+
+    # -- for runbooks -------------------------------------------------------------------------
+
+    def runbook(
+        self,
+        page: str,
+        failure: str,
+        service: str,
+        *,
+        server: Present,
+        on_call: OnCall,
+        components: Sequence[Component],
+    ) -> str:
+        """Return a runbook page with the present values in it. Of several services, one must be named.
+
+        `server` brings address, state folder and metrics.
+        """
+        services = self._house.services
+        served = services.get(service) or (next(iter(services.values())) if len(services) == 1 else None)
+        facts = self._facts(failure, served, on_call)
+        facts["not ok"] = "; ".join(f"{part.name}: {part.why}" for part in components if not part.ok)
+        present = msgspec.structs.replace(
+            server,
+            at=iso_us(utc_us())[:19] + "Z",
+            service=served.name if served is not None else "",
+            live_digest=served.live.digest if served is not None else "",
+            facts=facts_of(facts),
+        )
+        return fill(page, failure, present)
+
+    def _facts(self, failure: str, served: ServedService | None, on_call: OnCall) -> dict[str, object]:
+        """Return what is true now and helps with a failure."""
+        name = served.name if served is not None else ""
+        facts: dict[str, object] = {}
+        alert = on_call.alert_of(failure, name)
+        facts["alert"] = (
+            f"{alert.state} since {alert.since[:19]}Z: {alert.why}" if alert is not None else "quiet"
+        )
+        if served is not None:
+            engine, declared = served.live.engine.snapshot(), served.live.engine.description
+            recent = self._house.meters.snapshot().services.get(name)
+            workers = [f"{count} {state}" for state, count in engine.workers.items() if count]
+            facts |= {
+                "service": name,
+                "release": served.live.label,
+                "release before": served.standby.label if served.standby is not None else "",
+                "workers": ", ".join(workers) or "none",
+                "restarts": engine.restarts,
+                "trouble": engine.trouble.partition("\n")[0],
+                "queued": engine.queued,
+                "deadline_ms": declared.deadline_ms,
+                "predict_timeout_ms": declared.predict_timeout_ms,
+                "max_batch": declared.max_batch,
+                "promised": f"availability {declared.availability:g}"
+                + (f", p99 {declared.latency_p99_ms:g} ms" if declared.latency_p99_ms is not None else ""),
+                "quarantined": len(served.live.poison) or "",
+            }
+            if recent is not None:
+                facts["last minute"] = f"{recent.rate_per_s:.1f}/s; " + ", ".join(
+                    f"{count} {ending}" for ending, count in sorted(recent.endings.items())
+                )
+                if recent.p99_ms is not None and recent.p50_ms is not None:
+                    facts["latency"] = (
+                        f"p50 {recent.p50_ms:.0f} ms, p99 {recent.p99_ms:.0f} ms (of what was answered)"
+                    )
+        if CATALOGUE[failure].statuses:
+            facts[failure] = on_call.seen(failure, name)
+        facts["ledger"] = self._house.ledger.snapshot().state
+        facts["disk free"] = f"{self._upkeep.disk_free_bytes / 1e9:.1f} GB"
+        return facts

@@ -1,0 +1,378 @@
+"""Every command that a runbook says to look with is run, on a server in that very state, as the filled page prints it.
+
+Which states can be made here stands in `MADE`, which cannot and why in `NOT_MADE`; together they are the catalogue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from nightproof.base.failures import CATALOGUE
+from tests.callers import offer
+from tests.docs import pages
+from tests.serving import (
+    ROOT,
+    SERVICES,
+    SMALL,
+    Served,
+    free_port,
+    make_key,
+    run_nightproof,
+    serving,
+    wait_until,
+)
+
+RUNBOOKS = ROOT / "src" / "nightproof" / "runbooks"
+# Of `witness_refused`, `content_unreadable`, `watch_blind`, `shutting_down` and what ends the server
+# (`audit_outcome_unknown`, `audit_rolled_back`, `audit_tampered`, `vault_locked`), the commands are run on a server, or
+# a state folder, that is well: what makes them is in tests of their own.
+MADE = {
+    "misused": [
+        "malformed_request", "unauthenticated", "forbidden", "unknown_service", "slow_request",
+        "idempotency_conflict", "oversized_request", "unsupported_media_type", "invalid_input", "stale_input",
+        "headers_too_large", "caller_gone", "deadline_exceeded", "model_timeout", "model_crash",
+        "model_out_of_memory", "model_error", "invalid_output", "unsafe_output", "low_confidence", "poison_input",
+        "availability_burning", "latency_burning", "delivery_failing", "watch_blind", "unclean_stop", "disk_low",
+        "witness_late", "content_unreadable", "shutting_down", "overloaded",
+    ],
+    "greedy": ["quota_exceeded"],
+    "dead": ["model_unavailable", "workers_exhausted", "golden_case_failed"],
+    "full": ["audit_unavailable", "spilling", "spill_full"],
+    "old_certificate": ["certificate_expiring", "certificate_reload_failed"],
+    "witnessed": ["witness_refused"],
+    "stopped": ["audit_tampered", "audit_rolled_back", "vault_locked", "audit_outcome_unknown"],
+}  # fmt: skip
+NOT_MADE = {
+    "internal_error": "no way from outside is known that ends in a fault of ours",
+    "injection_suspected": "no check refuses by this name yet",
+}
+NOT_OF_THIS_MACHINE = frozenset({"journalctl", "systemctl", "timedatectl", "last"})
+"""They ask systemd, which does not run our servers here."""
+PLACES_OF_THEIRS = ("/etc/nightproof", "/mnt/witness", "ca.pem")
+"""Files that the operator has where these pages say, and we have not."""
+FINDS_NOTHING = {
+    ("model_out_of_memory", "memory_growth"),
+}
+MAY_SAY_BAD = re.compile(r"nightproof (status|alerts|audit (verify|reconcile)|check)\b")
+"""Verbs whose exit code 1 is an answer: the thing asked about is bad."""
+
+
+@dataclass
+class Made:
+    """A server, or what is left of one, in a state that runbooks are about."""
+
+    state: Path
+    service: str
+    served: Served | None
+    env: dict[str, str] = field(default_factory=dict)
+    record: str = ""
+    """A record that is there, for the one whose id a page has as its example."""
+
+
+def block_commands(page: str, section: str) -> list[str]:
+    """Return the lines of the shell blocks in one section of a page."""
+    part = page.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    return pages.shell_lines(part)
+
+
+def run(command: str, made: Made) -> subprocess.CompletedProcess[str]:
+    """Run a line as somebody pastes it into a shell."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "NIGHTPROOF_STATE": str(made.state), **made.env}
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True, text=True, timeout=60, env=env, cwd=made.state.parent, check=False,
+    )  # fmt: skip
+
+
+def look(failure: str, made: Made) -> list[str]:
+    """Run every command under Look here; return what went wrong, and nothing if all went well."""
+    filled = run_nightproof(
+        "runbook", failure, "--state", str(made.state), *(["--service", made.service] if made.served else [])
+    )
+    assert filled.returncode == 0, filled.stderr
+    if made.served is not None:
+        assert "## Now\n" in filled.stdout
+        assert "localhost:8000" not in filled.stdout
+    wrong, found_id = [], ""
+    for command in block_commands(filled.stdout, "Look here"):
+        first = command.split()[0]
+        if first in NOT_OF_THIS_MACHINE or any(place in command for place in PLACES_OF_THEIRS):
+            continue
+        command = re.sub(r"[0-9a-f]{11}-[0-9a-f]{20}", made.record, command) if made.record else command
+        command = re.sub(r"\bID\b", found_id or "ID", command)
+        if made.served is not None:
+            command = re.sub(r"\bPID\b", str(made.served.process.pid), command)
+        done = run(command, made)
+        ids = re.findall(r"[0-9a-f]{11}-[0-9a-f]{20}", done.stdout)
+        found_id = ids[0] if ids else found_id
+        is_answer = done.returncode == 1 and MAY_SAY_BAD.match(command)
+        is_cut = done.returncode == 141  # `head` had enough
+        if (done.returncode != 0 and not is_answer and not is_cut) or not (done.stdout + done.stderr).strip():
+            wrong.append(
+                f"{failure}: {command}\n  exit {done.returncode}: {done.stdout[-300:]}{done.stderr[-500:]}"
+            )
+    return wrong
+
+
+# -- the states -------------------------------------------------------------------------------
+
+
+def cut_off(served: Served, request: bytes) -> None:
+    """Send some bytes on a connection of its own, and leave."""
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        connection.sendall(request)
+        wait_until(lambda: served.status()["in_flight"] > 0 or True)
+
+
+def misuse(served: Served) -> None:
+    """Have the service fail, and be misused, in every way that shows in an ending."""
+    ask, post = served.predict, served.client.post
+    path = f"/services/{served.service}/predict"
+    for act in ("hang", "hang", "raise", "raise", "nan", "unsafe", "unsure", "allocate", "exit"):
+        ask({"x": 1, "act": act})
+    ask({"x": "no number"})
+    ask({"x": 1, "as_of": (datetime.now(UTC) - timedelta(days=400)).isoformat()})
+    served.predict_bytes(b"{not json")
+    post(path, json={"x": 1}, headers={"authorization": "Bearer nobody"})
+    post("/services/nothing/predict", json={"x": 1})
+    served.client.get("/v2/models/nothing")
+    served.predict_bytes(b"x" * (1 << 20 | 1))
+    served.predict_bytes(b"{}", content_encoding="gzip")
+    post(path, json={"x": 1}, headers={"x-large": "x" * 9_000})
+    ask({"x": 1}, idempotency_key="one")
+    ask({"x": 2}, idempotency_key="one")
+    ask({"x": 1, "ms": 300}, x_request_timeout_ms="60")
+    narrow = make_key(served.state, "predict", "--service", "elsewhere")
+    for _ in range(2):
+        post(path, json={"x": 1}, headers={"authorization": f"Bearer {narrow}"})
+    body = json.dumps({"x": 1, "ms": 350}).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {served.key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    gone = lambda: 'ending="abandoned"' in served.metrics()  # noqa: E731
+    while not gone():
+        with socket.create_connection(("127.0.0.1", served.port)) as leaver:
+            leaver.sendall(head.encode() + body)
+            wait_until(lambda: served.status()["in_flight"] > 0)
+        with contextlib.suppress(AssertionError):
+            wait_until(gone, within_s=2)
+    with socket.create_connection(("127.0.0.1", served.port)) as slow:
+        slow.sendall(f"POST {path} HTTP/1.1\r\nhost: he".encode())
+        wait_until(lambda: 'failure="slow_request"' in served.metrics())
+    asyncio.run(offer(served, rate_per_s=150, for_s=1.0))
+
+
+@contextmanager
+def misused(folder: Path) -> Iterator[Made]:
+    """Serve after a kill, with a receiver that is down, a witness that takes nothing, little disk; and misuse it."""
+    state = folder / "state"
+    with serving("faulty", state) as served:
+        lost = served.predict({"x": 1}).headers["x-request-id"]
+        served.stop(signal.SIGKILL)
+    flags = (
+        "--set", f"notify.webhook=http://127.0.0.1:{free_port()}/", "--set", "notify.failing_after_s=0.5",
+        "--set", "alerts.scale=0.1", "--set", "ledger.disk_low_bytes=1000000000000", "--set", "receiving.headers_s=0.5",
+        "--set", f"witness.folder={folder / 'nowhere' / 'witness'}", "--set", "witness.late_after_s=1",
+        "--set", "witness.every_s=0.2", "--set", "ledger.summary_every_s=0.2",
+    )  # fmt: skip
+    (folder / "nowhere").write_text("a file where a folder should be")
+    with serving("faulty", state, *flags) as served:
+        misuse(served)
+        wait_until(lambda: served.operate("GET", "/admin/alerts").json()["firing"] > 0)
+        wait_until(lambda: len(served.metrics().split('event="message_failed"')) > 1)
+        run_nightproof("audit", "erase", "--subject", "nobody", "--yes", "--state", str(state))
+        run_nightproof("audit", "expire", "--state", str(state))
+        yield Made(state, "faulty", served, record=lost)
+
+
+@contextmanager
+def greedy(folder: Path) -> Iterator[Made]:
+    """Serve a caller who asks for more than his quota."""
+    flags = (
+        "--set",
+        "limits.quota_per_s=1",
+        "--set",
+        "limits.quota_burst=1",
+        "--set",
+        "ledger.summary_every_s=0.2",
+    )
+    with serving("mirror", folder / "state", *flags) as served:
+        for _ in range(5):
+            served.predict({"text": "a"})
+        wait_until(lambda: 'failure="quota_exceeded"' in served.metrics())
+        wait_until(
+            lambda: (
+                run(
+                    "nightproof audit search --kind summary --json", Made(served.state, "", None)
+                ).stdout.count("summary")
+                > 0
+            )
+        )
+        yield Made(served.state, "mirror", served)
+
+
+@contextmanager
+def dead(folder: Path) -> Iterator[Made]:
+    """Serve a model that answers its golden cases wrongly, until nothing is left."""
+    place = folder / "tmp"
+    place.mkdir()
+    flags = ("--set", "workers.golden_every_s=0.5")
+    with serving("moody", folder / "state", *flags, env={"TMPDIR": str(place)}) as served:
+        (place / "mood").write_text("wrong")
+        wait_until(lambda: served.client.get("/readyz").status_code == 503, within_s=30)
+        wait_until(lambda: 'event="workers_exhausted"' in served.metrics(), within_s=60)
+        yield Made(served.state, "moody", served, {"TMPDIR": str(place)})
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[Made]:
+    """Serve a service that spills, on a disk that is full."""
+    failing = f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
+    env = {"PYTHONPATH": failing, "FAILING_DISK": str(folder)}
+    with serving("ward", folder / "state", env=env) as served:
+        served.predict({"x": 1})
+        (folder / "fault").write_text("full")
+        assert served.predict({"x": 2}).status_code == 200
+        (folder / "state" / "spill").mkdir(exist_ok=True)
+        yield Made(served.state, "ward", served)
+        (folder / "fault").unlink()
+
+
+@contextmanager
+def old_certificate(folder: Path) -> Iterator[Made]:
+    """Serve with a certificate that ends soon, and refuse a new one."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1", not_after=datetime.now(UTC) + timedelta(days=3))
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    with ExitStack() as stack:
+        served = stack.enter_context(
+            serving(
+                "mirror", folder / "state", "--tls-cert", str(cert), "--tls-key", str(key), scheme="https",
+                client_options={"verify": False},
+            )
+        )  # fmt: skip
+        key.write_bytes(authority.issue_cert("localhost").private_key_pem.bytes())
+        served.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "certificate_reload_failed" in served.metrics())
+        yield Made(served.state, "mirror", served)
+
+
+@contextmanager
+def witnessed(folder: Path) -> Iterator[Made]:
+    """Serve with a folder as witness."""
+    flags = ("--set", f"witness.folder={folder / 'witness'}", "--set", "witness.every_s=0.2")
+    with serving("mirror", folder / "state", *flags) as served:
+        served.predict({"text": "a"})
+        wait_until(lambda: "nightproof_witness_refused" in served.metrics())
+        yield Made(served.state, "mirror", served)
+
+
+@contextmanager
+def stopped(folder: Path) -> Iterator[Made]:
+    """Leave a state folder behind without a server."""
+    with serving("mirror", folder / "state") as served:
+        served.predict({"text": "a"})
+        assert served.stop() == 0
+    yield Made(folder / "state", "mirror", None)
+
+
+STATES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Made]]] = {
+    "misused": misused,
+    "greedy": greedy,
+    "dead": dead,
+    "full": full,
+    "old_certificate": old_certificate,
+    "witnessed": witnessed,
+    "stopped": stopped,
+}
+
+
+def test_every_runbook_is_tried_in_a_state_or_says_why_not():
+    tried = [one for made in MADE.values() for one in made]
+
+    assert sorted([*tried, *NOT_MADE]) == sorted(CATALOGUE)
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("name", sorted(STATES))
+def test_the_commands_of_the_pages_show_the_state_that_they_are_about(name: str, tmp_path: Path):
+    with STATES[name](tmp_path) as made:
+        wrong = [one for failure in MADE[name] for one in look(failure, made)]
+
+    assert wrong == [], "\n".join(wrong)
+
+
+def test_a_service_that_times_out_is_mended_by_the_command_on_its_page(tmp_path: Path):
+    folder = tmp_path / "slowed"
+    shutil.copytree(SERVICES / "slow", folder)
+    text = (folder / "service.py").read_text()
+    with serving(folder, tmp_path / "state", service="slow") as served:
+        assert served.predict(served.example).status_code == 200
+
+    (folder / "golden.jsonl").unlink()  # a release that nobody tried
+    patient = text.replace("deadline_ms=500", "deadline_ms=8_000, predict_timeout_ms=300").replace(
+        "spares=1", "spares=3"
+    )
+    hanging = re.sub(r"time\.sleep\(.*\)", "time.sleep(30)", patient)
+    (folder / "service.py").write_text(hanging)
+    with serving(folder, tmp_path / "state", service="slow") as served:
+        served.example = json.loads((SERVICES / "slow" / "golden.jsonl").read_text().splitlines()[0])["input"]
+        failures = []
+        for _ in range(3):
+            wait_until(lambda: served.client.get("/readyz").status_code == 200, within_s=30)
+            failures.append(served.predict(served.example).json().get("failure"))
+        wait_until(lambda: served.operate("GET", "/admin/alerts").json()["firing"] > 0)
+        page = run_nightproof("runbook", "model_timeout", "--state", str(served.state)).stdout
+        status = served.status()["services"][0]
+
+    assert failures == ["model_timeout"] * 3
+    facts = dict(
+        re.findall(r"^(\w[\w ]*\w)  +(.+)$", page.partition("## Now")[2].partition("\n## ")[0], re.MULTILINE)
+    )
+    assert facts["release"] == status["release"]
+    assert facts["alert"].startswith("firing since ")
+    assert facts["model_timeout"].startswith("3 of 3 requests in the last ")
+    assert int(facts["restarts"]) <= status["restarts"]
+    assert facts["restarts"] in {str(number) for number in range(3, status["restarts"] + 1)}
+    assert f'reason="model_timeout",service="slow"}} {float(facts["restarts"])}' in page
+
+    (mending,) = [line for line in block_commands(page, "Do this") if line.startswith("nightproof serve")]
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "nightproof"), *mending.split()[1:]],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **SMALL},
+    )  # fmt: skip
+    try:
+
+        def is_mended() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return served.predict(served.example).status_code == 200
+            return False
+
+        with httpx.Client(base_url=served.base_url, headers=served.headers, timeout=30) as served.client:
+            wait_until(is_mended, within_s=40)
+    finally:
+        process.terminate()
+        process.wait(40)
