@@ -1,6 +1,6 @@
 """Keep the log's entries in SQLite: append durably, read back, find again.
 
-`LedgerStore` is called by the one writer thread of the audit room; `LedgerReader` by anyone else, one per
+`LedgerStore` is called by the log's one writer; `LedgerReader` by anyone else, one per
 thread. Promises: when `append` returns, every row survives a power cut; when it raises StorageUnavailable,
 none of them is there; after StorageOutcomeUnknown the store is fenced and writes nothing more, since a row
 may or may not be found at the next start. Never looks into a leaf or a payload; the one change of a row is that
