@@ -154,10 +154,10 @@ def test_rollback_by_hand_under_load_fails_no_request(state: Path):
 
 
 STEPS = {
-    "before the bundle is verified": ("nightproof.parts.services:open_bundle:before", "1.0"),
-    "after the bundle is verified": ("nightproof.parts.services:open_bundle:after", "1.0"),
-    "after it is loaded": ("nightproof.parts.services:Services.warm:after", "1.0"),
-    "before it is loaded": ("nightproof.parts.services:Services.warm:before", "1.0"),
+    "before it is verified and loaded": ("nightproof.parts.services:Services._load:before", "1.0"),
+    "after it is verified and loaded": ("nightproof.parts.services:Services._load:after", "1.0"),
+    "after it is kept beside": ("nightproof.parts.services:Services.warm:after", "1.0"),
+    "before anything of it is read": ("nightproof.parts.services:Services.warm:before", "1.0"),
     "after the act is recorded": ("nightproof.steer.promote:Helm._switch:before", "1.0"),
     "before the registry is written": (
         "nightproof.storage.registry_store:RegistryStore.set_live:before",
