@@ -460,7 +460,8 @@ class OnCall:
         return None
 
     def seen(self, failure: str, service: str) -> str:
-        """Say how often requests ended by a failure, lately and in the days that are counted."""
+        """Say how often requests ended by a failure, lately and in the days that are counted, up to now."""
+        self._count(self._read(), monotonic_s())
         series = self._series.get(service)
         if series is None:
             return ""
