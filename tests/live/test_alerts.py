@@ -234,6 +234,20 @@ def test_a_receiver_that_stays_down_is_itself_an_alert_at_the_others(tmp_path: P
     assert ready == 200, "callers are served all the same"
 
 
+def test_an_alertmanager_that_is_not_there_is_an_alert_before_it_is_needed(tmp_path: Path):
+    with hook() as one:
+        flags = (
+            *QUICK, *to(one), "--set", f"alertmanager=http://127.0.0.1:{free_port()}", "--set", "alerts.repeat_s=1",
+            "--set", "notify.failing_after_s=1",
+        )  # fmt: skip
+        with serving("faulty", tmp_path / "state", *flags) as served:
+            wait_until(lambda: bool(one.alerts("firing", "NightproofDeliveryFailing")))
+            asked = run_nightproof("alerts", "--state", str(served.state))
+
+    assert asked.returncode == 1
+    assert "Connection refused" in asked.stdout
+
+
 def test_every_change_of_an_alert_is_in_the_audit_log_once(tmp_path: Path):
     with serving("faulty", tmp_path / "state", *QUICK) as served:
         hang(served)
