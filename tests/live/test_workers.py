@@ -225,7 +225,7 @@ def test_what_cannot_load_is_not_served_and_says_why(tmp_path: Path, mood: str, 
     )
 
     assert done.returncode == 1
-    assert expected in done.stderr.replace("\n", " "), done.stderr
+    assert expected.lower() in done.stderr.replace("\n", " ").lower(), done.stderr
     assert "→" in done.stderr, "and what to do"
     assert "Traceback" not in done.stderr or mood in ("load_raises", "load_exits"), "but the user's own"
 
