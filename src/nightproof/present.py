@@ -176,6 +176,7 @@ class Rooms:
             at=iso_us(utc_us())[:19] + "Z",
             service=served.name if served is not None else "",
             live_digest=served.live.digest if served is not None else "",
+            taken_back=self._helm.taken_back(served.name) if served is not None else "",
             facts=facts_of(facts),
         )
         return fill(page, failure, present)

@@ -263,6 +263,15 @@ class Helm:
             )
         return found
 
+    def taken_back(self, service: str) -> str:
+        """Name the release that was taken back last, by itself or by somebody; empty if none was."""
+        for one in self._registry.history(service, most=50):
+            if one.act in ("rollback", "rolled_back"):
+                return one.origin
+            if one.act in ("canary_worse", "canary_undecided"):
+                return one.label
+        return ""
+
     def judgement(self, service: str) -> Judgement | None:
         """Return the last judgement of the canary."""
         return self._watched.get(service, _Watch()).judgement
