@@ -210,6 +210,9 @@ def misused(folder: Path) -> Iterator[Made]:
         misuse(served)
         wait_until(lambda: served.operate("GET", "/admin/alerts").json()["firing"] > 0)
         wait_until(lambda: len(served.metrics().split('event="message_failed"')) > 1)
+        wait_until(
+            lambda: {"history_not_kept", "disk_low", "witness_late"} <= conditions(served), within_s=30
+        )
         run_nightproof("audit", "erase", "--subject", "nobody", "--yes", "--state", str(state))
         run_nightproof("audit", "expire", "--state", str(state))
         yield Made(state, "faulty", served, record=lost)
@@ -276,6 +279,7 @@ def taken_back(folder: Path) -> Iterator[Made]:
         (bad / "golden.jsonl").write_text('{"input": {"x": 3}, "expect": {"y": 7.0}}\n')
         refused = run_nightproof("release", str(bad), "--version", "1.2", "--state", str(state))
         assert refused.returncode != 0
+        assert {"release_rolled_back", "release_refused"} <= conditions(served)
         yield Made(state, "steps", served, folder=folder_of(state, "1.0"))
 
 
