@@ -14,14 +14,34 @@ from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.base.conditions import Condition
 from nightproof.base.failures import CATALOGUE
 from nightproof.pipeline.house import House, ServedService
+from nightproof.steer import promote, upkeep, watching
 from nightproof.steer.oncall import OnCall, Readings
+from nightproof.steer.promote import Helm
 from nightproof.steer.runbook import Present, facts_of, fill
 from nightproof.steer.upkeep import Upkeep
+from nightproof.steer.watching import Watching
 from nightproof.watch.alerts.rules import Promise
 from nightproof.watch.conditions import Conditions, Question
+from nightproof.watch.happened import Happened
 from nightproof.watch.health import Component
 from nightproof.watch.meters import gauge
 
+ASKED: dict[str, tuple[str, ...]] = {
+    "services": ("model_unavailable", "workers_exhausted", "golden_case_failed", "poison_input"),
+    "ledger": ("audit_unavailable", "audit_outcome_unknown"),
+    "upkeep": upkeep.CONDITIONS,
+    "watching": watching.CONDITIONS,
+    "releases": promote.CONDITIONS,
+    "server": ("certificate_expiring", "certificate_reload_failed", "unclean_stop"),
+    "happened": (
+        "audit_writer_lost",
+        "release_refused",
+        "release_unsigned",
+        "release_damaged",
+        "release_incompatible",
+    ),
+}
+"""By room: what its answer can name. What is in no room alerts by how requests end, or by what a verb finds."""
 _UNCLEAN_STOP_SHOWN_S = 600.0
 
 
@@ -29,10 +49,21 @@ class Rooms:
     """The rooms, as those see them who ask what is true now."""
 
     def __init__(
-        self, house: House, upkeep: Upkeep, *, certificate_days: Callable[[], float | None], began_s: float
+        self,
+        house: House,
+        upkeep: Upkeep,
+        watching: Watching,
+        helm: Helm,
+        happened: Happened,
+        *,
+        certificate_days: Callable[[], float | None],
+        began_s: float,
     ) -> None:
         self._house = house
         self._upkeep = upkeep
+        self._watching = watching
+        self._helm = helm
+        self._happened = happened
         self._certificate_days = certificate_days
         self._began_s = began_s
         self._conditions = Conditions()
@@ -72,16 +103,16 @@ class Rooms:
 
     def _questions(self) -> list[Question]:
         """Return one question for each room that can have something wrong."""
-        of_services = ("model_unavailable", "workers_exhausted", "golden_case_failed", "poison_input")
-        of_the_log = ("audit_unavailable", "audit_outcome_unknown")
-        of_upkeep = ("disk_low", "spilling", "spill_full", "witness_late", "witness_refused")
-        of_the_server = ("certificate_expiring", "certificate_reload_failed", "unclean_stop")
-        return [
-            Question("services", of_services, self._service_conditions),
-            Question("ledger", of_the_log, self._ledger_conditions),
-            Question("upkeep", of_upkeep, self._upkeep.conditions),
-            Question("server", of_the_server, self._server_conditions),
-        ]
+        ask: dict[str, Callable[[], Iterable[Condition]]] = {
+            "services": self._service_conditions,
+            "ledger": self._ledger_conditions,
+            "upkeep": self._upkeep.conditions,
+            "watching": self._watching.conditions,
+            "releases": self._helm.conditions,
+            "server": self._server_conditions,
+            "happened": lambda: self._happened.conditions(now_s=monotonic_s()),
+        }
+        return [Question(room, failures, ask[room]) for room, failures in ASKED.items()]
 
     def _service_conditions(self) -> Iterable[Condition]:
         for name, served in self._house.services.items():
@@ -145,6 +176,7 @@ class Rooms:
             at=iso_us(utc_us())[:19] + "Z",
             service=served.name if served is not None else "",
             live_digest=served.live.digest if served is not None else "",
+            taken_back=self._helm.taken_back(served.name) if served is not None else "",
             facts=facts_of(facts),
         )
         return fill(page, failure, present)

@@ -53,6 +53,7 @@ from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegistryStore
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
+from nightproof.watch.happened import Happened
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
 from nightproof.watch.meters import Meters, counter, gauge, histogram_of
@@ -63,6 +64,7 @@ _COLLECT_EVERY_S = 86_400.0
 _DISK_EVERY_S = 2.0
 _KEEP_EVERY_S = 2.0
 _LAST_ENDINGS_WITHIN_S = 1.0
+_HAPPENED_SHOWN_S = 600.0
 _HEALTH_HOLDS_S = 0.1
 """Components are looked at once in this time, however often probes ask."""
 
@@ -91,6 +93,7 @@ class Runtime:
         self._metrics_pages: dict[bool, tuple[bytes, str]] = {}
         self._tick_task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
+        self._happened = Happened(shown_s=_HAPPENED_SHOWN_S)
         self._reader: LedgerReading | None = None
         self._reading = asyncio.Lock()
         self._disk_seen_s = 0.0
@@ -161,6 +164,7 @@ class Runtime:
             quarantine=self.quarantine,
             comparisons=self.comparisons,
             releasing=self.releasing,
+            happened=self._happened,
             begin=self.begin,
         )
         self.helm = Helm(
@@ -183,7 +187,15 @@ class Runtime:
             begin=self.begin,
         )
 
-        self.rooms = Rooms(self.house, self.upkeep, certificate_days=certificate_days, began_s=self._began_s)
+        self.rooms = Rooms(
+            self.house,
+            self.upkeep,
+            self.watching,
+            self.helm,
+            self._happened,
+            certificate_days=certificate_days,
+            began_s=self._began_s,
+        )
         self.on_call = OnCall(
             settings,
             AlertStore(state.alerts_db),
@@ -309,7 +321,11 @@ class Runtime:
         return task
 
     def _say(self, event: str, **named: Any) -> None:
-        """Log what becomes of releases, and count it."""
+        """Log what becomes of releases, and count it; what the gate refuses is to be heard of."""
+        if event == "release_refused":
+            found = ", ".join(named.get("found", ()))
+            detail = f"{named.get('version') or 'a release'} was refused: {found}"
+            self._happened.note(str(named.get("failure", event)), detail=detail, now_s=monotonic_s())
         self.house.meters.count_event(
             event, service=str(named.get("service", "")), reason=str(named.get("failure", ""))
         )
@@ -327,6 +343,8 @@ class Runtime:
 
     def _writer_lost(self, why: str) -> None:
         self.house.meters.count_event("audit_writer_lost", reason=why)
+        detail = f"it ended by {why}; another one took over what it held"
+        self._happened.note("audit_writer_lost", detail=detail, now_s=monotonic_s())
         log("audit_writer_lost", level="error", why=why)
 
     def _storage_low(self, is_low: bool) -> None:

@@ -110,6 +110,9 @@ def test_every_decision_says_what_it_costs_and_when_to_look_again():
 
     assert lacking == {}
     assert [page.name[:3] for page in decisions] == [f"{place:03}" for place in range(1, len(decisions) + 1)]
+    assert [page.read_text(encoding="utf-8")[:5] for page in decisions] == [
+        f"# {place:03}" for place in range(1, len(decisions) + 1)
+    ]
 
 
 def test_the_service_in_the_readme_is_a_service():

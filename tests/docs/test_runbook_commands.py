@@ -15,23 +15,23 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 import trustme
 
 from nightproof.base.failures import CATALOGUE
 from tests.callers import offer
 from tests.docs import pages
+from tests.releases import folder_of, release_folder, release_of
 from tests.serving import (
     ROOT,
     SERVICES,
-    SMALL,
     Served,
     free_port,
     make_key,
@@ -41,9 +41,10 @@ from tests.serving import (
 )
 
 RUNBOOKS = ROOT / "src" / "nightproof" / "runbooks"
-# Of `witness_refused`, `content_unreadable`, `watch_blind`, `shutting_down` and what ends the server
-# (`audit_outcome_unknown`, `audit_rolled_back`, `audit_tampered`, `vault_locked`), the commands are run on a server, or
-# a state folder, that is well: what makes them is in tests of their own.
+# Of `witness_refused`, `content_unreadable`, `watch_blind`, `shutting_down`, `canary_worse`, `canary_undecided`,
+# `release_unsigned`, `release_damaged`, `release_incompatible` and what ends the server (`audit_outcome_unknown`,
+# `audit_rolled_back`, `audit_tampered`, `vault_locked`), the commands are run on a server, or a state folder, to which
+# this has not happened: what makes them is in tests of their own.
 MADE = {
     "misused": [
         "malformed_request", "unauthenticated", "forbidden", "unknown_service", "slow_request",
@@ -51,10 +52,15 @@ MADE = {
         "headers_too_large", "caller_gone", "deadline_exceeded", "model_timeout", "model_crash",
         "model_out_of_memory", "model_error", "invalid_output", "unsafe_output", "low_confidence", "poison_input",
         "availability_burning", "latency_burning", "delivery_failing", "watch_blind", "unclean_stop", "disk_low",
-        "witness_late", "content_unreadable", "shutting_down", "overloaded",
+        "witness_late", "content_unreadable", "shutting_down", "overloaded", "history_not_kept",
     ],
     "greedy": ["quota_exceeded"],
-    "dead": ["model_unavailable", "workers_exhausted", "golden_case_failed"],
+    "dead": ["model_unavailable", "workers_exhausted", "golden_case_failed", "no_way_back"],
+    "taken_back": [
+        "release_rolled_back", "promotion_refused", "canary_worse", "canary_undecided", "release_refused",
+        "release_unsigned", "release_damaged", "release_incompatible",
+    ],
+    "shaken": ["audit_writer_lost", "clock_jumped", "loop_lagging", "telemetry_failing"],
     "full": ["audit_unavailable", "spilling", "spill_full"],
     "old_certificate": ["certificate_expiring", "certificate_reload_failed"],
     "witnessed": ["witness_refused"],
@@ -64,9 +70,9 @@ NOT_MADE = {
     "internal_error": "no way from outside is known that ends in a fault of ours",
     "injection_suspected": "no check refuses by this name yet",
 }
-NOT_OF_THIS_MACHINE = frozenset({"journalctl", "systemctl", "timedatectl", "last"})
-"""They ask systemd, which does not run our servers here."""
-PLACES_OF_THEIRS = ("/etc/nightproof", "/mnt/witness", "ca.pem")
+NOT_OF_THIS_MACHINE = frozenset({"journalctl", "systemctl", "timedatectl", "last", "dmesg"})
+"""They ask systemd, which does not run our servers here, or the kernel, which does not answer everybody."""
+PLACES_OF_THEIRS = ("/etc/nightproof", "/mnt/witness", "ca.pem", "FILE.npb")
 """Files that the operator has where these pages say, and we have not."""
 FINDS_NOTHING = {
     ("model_out_of_memory", "memory_growth"),
@@ -85,6 +91,8 @@ class Made:
     env: dict[str, str] = field(default_factory=dict)
     record: str = ""
     """A record that is there, for the one whose id a page has as its example."""
+    folder: Path | None = None
+    """The folder that a release was made of."""
 
 
 def block_commands(page: str, section: str) -> list[str]:
@@ -121,6 +129,8 @@ def look(failure: str, made: Made) -> list[str]:
         command = re.sub(r"\bID\b", found_id or "ID", command)
         if made.served is not None:
             command = re.sub(r"\bPID\b", str(made.served.process.pid), command)
+        if made.folder is not None:
+            command = re.sub(r"\bFOLDER\b", str(made.folder), command)
         done = run(command, made)
         ids = re.findall(r"[0-9a-f]{11}-[0-9a-f]{20}", done.stdout)
         found_id = ids[0] if ids else found_id
@@ -200,6 +210,9 @@ def misused(folder: Path) -> Iterator[Made]:
         misuse(served)
         wait_until(lambda: served.operate("GET", "/admin/alerts").json()["firing"] > 0)
         wait_until(lambda: len(served.metrics().split('event="message_failed"')) > 1)
+        wait_until(
+            lambda: {"history_not_kept", "disk_low", "witness_late"} <= conditions(served), within_s=30
+        )
         run_nightproof("audit", "erase", "--subject", "nobody", "--yes", "--state", str(state))
         run_nightproof("audit", "expire", "--state", str(state))
         yield Made(state, "faulty", served, record=lost)
@@ -241,7 +254,63 @@ def dead(folder: Path) -> Iterator[Made]:
         (place / "mood").write_text("wrong")
         wait_until(lambda: served.client.get("/readyz").status_code == 503, within_s=30)
         wait_until(lambda: 'event="workers_exhausted"' in served.metrics(), within_s=60)
+        wait_until(lambda: 'event="no_way_back"' in served.metrics())
         yield Made(served.state, "moody", served, {"TMPDIR": str(place)})
+
+
+@contextmanager
+def taken_back(folder: Path) -> Iterator[Made]:
+    """Serve a release before another one that went back by itself, and refuse what is asked of that one."""
+    state, turned = folder / "state", folder / "turned"
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1", turned_by=str(turned))
+    flags = ("--set", "workers.golden_every_s=0.5")
+    with serving(folder_of(state, "1.0"), state, *flags, service="steps") as served:
+        promote = ("POST", "/admin/releases/steps/promote", {"version": "1.1"})
+        assert served.operate(*promote).status_code == 200
+        for number in range(20):
+            served.predict({"x": number})
+        turned.touch()
+        wait_until(lambda: 'event="release_rolled_back"' in served.metrics(), within_s=30)
+        turned.unlink()
+        assert served.operate(*promote).status_code == 409
+        bad = folder_of(state, "1.2")
+        shutil.copytree(folder_of(state, "1.0"), bad)
+        (bad / "golden.jsonl").write_text('{"input": {"x": 3}, "expect": {"y": 7.0}}\n')
+        refused = run_nightproof("release", str(bad), "--version", "1.2", "--state", str(state))
+        assert refused.returncode != 0
+        assert {"release_rolled_back", "release_refused"} <= conditions(served)
+        yield Made(state, "steps", served, folder=folder_of(state, "1.0"))
+
+
+@contextmanager
+def shaken(folder: Path) -> Iterator[Made]:
+    """Serve while the clock jumps, the log's writer is killed, the server stands still, and no collector is there."""
+    ahead = folder / "ahead"
+    paths = f"{ROOT / 'tests' / 'material' / 'jumping_clock'}:{os.environ.get('PYTHONPATH', '')}"
+    env = {
+        "NIGHTPROOF_RETENTION_EVERY_S": "0.2", "JUMPING_CLOCK": str(ahead), "PYTHONPATH": paths.rstrip(":"),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+    }  # fmt: skip
+    with serving("mirror", folder / "state", env=env) as served:
+        served.predict({"text": "a"})
+        first = served.status()["ledger"]["writer_pid"]
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: served.status()["ledger"]["writer_pid"] not in {0, first})
+        ahead.write_text(str(2 * 86_400))
+        served.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: Path(f"/proc/{served.process.pid}/stat").read_text().split()[2] == "T")
+        began_s = time.monotonic()
+        wait_until(lambda: time.monotonic() - began_s > 1.5)
+        served.process.send_signal(signal.SIGCONT)
+        wanted = {"audit_writer_lost", "clock_jumped", "loop_lagging", "telemetry_failing"}
+        wait_until(lambda: wanted <= conditions(served), within_s=30)
+        yield Made(served.state, "mirror", served)
+
+
+def conditions(served: Served) -> set[str]:
+    """Return what is wrong now, as the server says."""
+    return set(re.findall(r'^nightproof_condition\{failure="(\w+)"', served.metrics(), re.MULTILINE))
 
 
 @contextmanager
@@ -303,6 +372,8 @@ STATES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Made]]] = {
     "misused": misused,
     "greedy": greedy,
     "dead": dead,
+    "taken_back": taken_back,
+    "shaken": shaken,
     "full": full,
     "old_certificate": old_certificate,
     "witnessed": witnessed,
@@ -326,53 +397,46 @@ def test_the_commands_of_the_pages_show_the_state_that_they_are_about(name: str,
 
 
 def test_a_service_that_times_out_is_mended_by_the_command_on_its_page(tmp_path: Path):
-    folder = tmp_path / "slowed"
-    shutil.copytree(SERVICES / "slow", folder)
-    text = (folder / "service.py").read_text()
-    with serving(folder, tmp_path / "state", service="slow") as served:
+    """A release that hangs is live, and its probation is over: the page's command goes back to the one before."""
+    state, good, hanging = tmp_path / "state", tmp_path / "slow-good", tmp_path / "slow-2.0-folder"
+    for folder in (good, hanging):
+        shutil.copytree(SERVICES / "slow", folder)
+        text = (folder / "service.py").read_text()
+        patient = text.replace("deadline_ms=500", "deadline_ms=8_000, predict_timeout_ms=300")
+        (folder / "service.py").write_text(patient.replace("spares=1", "spares=3"))
+    (hanging / "golden.jsonl").unlink()  # a release that nobody tried
+    text = (hanging / "service.py").read_text()
+    (hanging / "service.py").write_text(re.sub(r"time\.sleep\(.*\)", "time.sleep(30)", text))
+    alone = run_nightproof("rollback", "slow", "--state", str(state))
+    with serving(good, state, "--set", "promotion.probation_s=0", service="slow") as served:
         assert served.predict(served.example).status_code == 200
-
-    (folder / "golden.jsonl").unlink()  # a release that nobody tried
-    patient = text.replace("deadline_ms=500", "deadline_ms=8_000, predict_timeout_ms=300").replace(
-        "spares=1", "spares=3"
-    )
-    hanging = re.sub(r"time\.sleep\(.*\)", "time.sleep(30)", patient)
-    (folder / "service.py").write_text(hanging)
-    with serving(folder, tmp_path / "state", service="slow") as served:
-        served.example = json.loads((SERVICES / "slow" / "golden.jsonl").read_text().splitlines()[0])["input"]
+        first = run_nightproof("rollback", "slow", "--state", str(state))
+        release_folder(hanging, state, "2.0")
+        promoted = run_nightproof("promote", "slow", "2.0", "--now", "--state", str(state))
+        assert promoted.returncode == 0, promoted.stderr
         failures = []
         for _ in range(3):
             wait_until(lambda: served.client.get("/readyz").status_code == 200, within_s=30)
             failures.append(served.predict(served.example).json().get("failure"))
         wait_until(lambda: served.operate("GET", "/admin/alerts").json()["firing"] > 0)
-        page = run_nightproof("runbook", "model_timeout", "--state", str(served.state)).stdout
+        page = run_nightproof("runbook", "model_timeout", "--state", str(state)).stdout
         status = served.status()["services"][0]
+        (mending,) = [line for line in block_commands(page, "Do this") if "rollback" in line]
+        mended = run(mending, Made(state, "slow", served))
+        answer = served.predict(served.example)
+        live = served.status()["services"][0]["release"]
 
+    assert (alone.returncode, first.returncode) == (1, 1), "there is nothing to go back to"
     assert failures == ["model_timeout"] * 3
     facts = dict(
         re.findall(r"^(\w[\w ]*\w)  +(.+)$", page.partition("## Now")[2].partition("\n## ")[0], re.MULTILINE)
     )
-    assert facts["release"] == status["release"]
+    assert facts["release"] == status["release"] == "2.0"
     assert facts["alert"].startswith("firing since ")
-    assert facts["model_timeout"].startswith("3 of 3 requests in the last ")
+    assert facts["model_timeout"].startswith("3 of 4 requests in the last ")
     assert int(facts["restarts"]) <= status["restarts"]
     assert facts["restarts"] in {str(number) for number in range(3, status["restarts"] + 1)}
     assert f'reason="model_timeout",service="slow"}} {float(facts["restarts"])}' in page
-
-    (mending,) = [line for line in block_commands(page, "Do this") if line.startswith("nightproof serve")]
-    process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "nightproof"), *mending.split()[1:]],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **SMALL},
-    )  # fmt: skip
-    try:
-
-        def is_mended() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                return served.predict(served.example).status_code == 200
-            return False
-
-        with httpx.Client(base_url=served.base_url, headers=served.headers, timeout=30) as served.client:
-            wait_until(is_mended, within_s=40)
-    finally:
-        process.terminate()
-        process.wait(40)
+    assert mended.returncode == 0, mended.stderr
+    assert answer.status_code == 200
+    assert live == facts["release before"] != "2.0"

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nightproof.base.failures import CATALOGUE, Failure
+from nightproof.base.failures import CATALOGUE, Failure, alert_share
+from nightproof.present import ASKED
+from nightproof.steer.oncall import REPORTABLE
+from nightproof.watch.alerts.rules import Promise, rules_of
 from tests.serving import ROOT
 
 SOURCE = ROOT / "src" / "nightproof"
@@ -116,3 +119,60 @@ def test_every_failure_that_the_source_names_is_in_the_catalogue():
 
     assert len(named) > 50, "the search finds them"
     assert {(place, text) for place, text in named if text not in CATALOGUE} == set()
+
+
+TOLD_WITHOUT_A_SERVER = {
+    "audit_rolled_back": "nothing starts on such a log: exit code 78, and the heartbeat is missed",
+    "vault_locked": "nothing starts without the key: exit code 78",
+}
+TOLD_TO_WHOEVER_ASKED = {
+    "shutting_down": "it is meant to be so",
+    "idempotency_conflict": "the caller has the answer; it is a fault of his program",
+    "caller_gone": "nobody is there to be told, and nothing is wrong with the service",
+    "promotion_refused": "the operator who asked has the answer, and nothing was changed",
+}
+JUDGED_BY_OBJECTIVES = {"availability_burning", "latency_burning"}
+ABOUT_TELLING = {"delivery_failing", "watch_blind"}
+
+
+def test_each_failure_can_alert_or_it_is_said_why_nobody_is_to_be_told():
+    """By how requests end, by an objective, by what a room answers, by what a verb finds, or by telling itself."""
+    by_endings = {failure.code for failure in FAILURES if alert_share(failure) is not None}
+    by_rooms = {failure for failures in ASKED.values() for failure in failures}
+
+    raised = by_endings | by_rooms | REPORTABLE | JUDGED_BY_OBJECTIVES | ABOUT_TELLING
+    left_out = TOLD_WITHOUT_A_SERVER.keys() | TOLD_TO_WHOEVER_ASKED.keys()
+
+    assert raised | left_out == set(CATALOGUE)
+    assert not raised & left_out
+    assert {
+        failure.code for failure in FAILURES if failure.severity == "none"
+    } == TOLD_TO_WHOEVER_ASKED.keys()
+
+
+def test_what_can_be_raised_has_a_rule_for_the_server_and_for_each_service():
+    rules = rules_of([Promise(service="loans", availability=0.99, latency_p99_ms=100.0)])
+
+    ruled = {
+        service: {rule.failure for rule in rules if rule.service == service} for service in ("", "loans")
+    }
+
+    told = set(CATALOGUE) - TOLD_TO_WHOEVER_ASKED.keys()
+    assert ruled == {"": told - JUDGED_BY_OBJECTIVES, "loans": told}
+
+
+def test_every_condition_that_a_room_makes_is_one_that_it_is_asked_for():
+    """Else an answer that could not be got would leave its alert as if all were well."""
+    made = {
+        text
+        for path in sorted(SOURCE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Condition")
+        for keyword in node.keywords
+        if keyword.arg == "failure"
+        for text in _texts(keyword.value)
+    }
+    asked = {failure for failures in ASKED.values() for failure in failures}
+    by_name = {"release_rolled_back", "canary_worse", "canary_undecided", *ASKED["happened"]}
+
+    assert made - ABOUT_TELLING == asked - by_name

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nightproof.storage.registry_store import RegistryStore
-from tests.callers import is_alive
+from tests.callers import entries_of, is_alive, leaf_of
 from tests.releases import Load, folder_of, operate, release_of, until
 from tests.serving import ROOT, Served, make_key, serving, wait_until
 
@@ -421,3 +421,95 @@ def test_an_idempotency_key_gets_the_first_answer_whatever_was_promoted_meanwhil
     assert first.json()["release"] == again.json()["release"] == "1.0"
     assert again.headers["idempotent-replayed"] == "true"
     assert other.json()["release"] == "1.1"
+
+
+GOLDEN = ("--set", "workers.golden_every_s=0.5", "--set", "alerts.scale=0.05", "--set", "alerts.every_s=0.2")
+
+
+def firing(served: Served) -> dict[str, dict[str, Any]]:
+    """Return the alerts that fire, by failure."""
+    told = served.operate("GET", "/admin/alerts").json()["alerts"]
+    return {one["failure"]: one for one in told if one["state"] == "firing"}
+
+
+def test_a_release_whose_workers_all_answer_golden_cases_wrongly_is_rolled_back_at_any_age(
+    state: Path, tmp_path: Path
+):
+    """It was good when it went live, nobody calls it, and its probation is over."""
+    turned = tmp_path / "turned"
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1", turned_by=str(turned))
+
+    with serving(folder_of(state, "1.0"), state, *flags(probation_s="0"), *GOLDEN, service="steps") as served:
+        promote(served, "1.1")
+        before = parts(served)["live"]
+        turned.touch()
+        served.wait_until(lambda: parts(served)["live"] == "1.0", within_s=30)
+        answer = served.predict({"x": 1}).json()
+        served.wait_until(lambda: "release_rolled_back" in firing(served), within_s=15)
+        alert, told, again = firing(served)["release_rolled_back"], history(served), promote(served, "1.1")
+        served.wait_until(lambda: "golden_case_failed" not in firing(served), within_s=15)
+    recorded = [leaf_of(one) for one in entries_of(state) if one.kind == "release"]
+
+    last = told["acts"][0]
+    assert before == "1.1"
+    assert (last["act"], last["version"], last["who"]) == ("rolled_back", "1.0", "nightproof")
+    assert last["why"].startswith("every worker answers a golden case wrongly: golden.jsonl line 1")
+    assert (answer["release"], answer["output"]["by"]) == ("1.0", "1.0")
+    assert (alert["severity"], alert["service"]) == ("page", "steps")
+    assert alert["why"] == f"1.1 was rolled back to 1.0: {last['why']}", "what was done, and why"
+    assert again.status_code == 409, "it is latched"
+    assert [one["why"] for one in recorded if one["act"] == "rolled_back"] == [last["why"]]
+
+
+def test_where_the_release_before_answers_as_wrongly_nothing_is_changed_and_somebody_is_told(
+    state: Path, tmp_path: Path
+):
+    """What turned is around both: going back would help nobody, and once it is well again the alert is over."""
+    turned = tmp_path / "turned"
+    release_of(state, "1.0", live=True, turned_by=str(turned))
+    release_of(state, "1.1", turned_by=str(turned))
+
+    with serving(folder_of(state, "1.0"), state, *flags(), *GOLDEN, service="steps") as served:
+        promote(served, "1.1")
+        turned.touch()
+        served.wait_until(lambda: "no_way_back" in firing(served), within_s=40)
+        alert, live = firing(served)["no_way_back"], parts(served)["live"]
+        turned.unlink()
+        served.wait_until(lambda: "no_way_back" not in firing(served), within_s=40)
+        told, answer = history(served), served.predict({"x": 1})
+
+    assert alert["severity"] == "page"
+    assert alert["why"].startswith("1.1: every worker answers a golden case wrongly: golden.jsonl line 1")
+    assert "; 1.0: " in alert["why"]
+    assert live == "1.1"
+    assert told["acts"][0]["act"] == "live"
+    assert told["releases"][0]["latched"] == ""
+    assert answer.status_code == 200
+
+
+def test_a_canary_whose_workers_all_answer_golden_cases_wrongly_is_taken_back(state: Path, tmp_path: Path):
+    turned = tmp_path / "turned"
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1", turned_by=str(turned))
+
+    with serving(folder_of(state, "1.0"), state, *flags(), *GOLDEN, service="steps") as served:
+        promote(served, "1.1", way="canary")
+        turned.touch()
+        served.wait_until(lambda: "canary" not in parts(served), within_s=30)
+        told = history(served)
+        served.wait_until(lambda: "canary_worse" in firing(served), within_s=15)
+        alert = firing(served)["canary_worse"]
+        served.stop()
+    turned.unlink()
+    with serving(folder_of(state, "1.0"), state, *GOLDEN, service="steps") as served:
+        kept = firing(served)["canary_worse"]
+        promote(served, "1.1", again=True, reason="mended")
+        served.wait_until(lambda: "canary_worse" not in firing(served), within_s=15)
+
+    assert (told["acts"][0]["act"], told["acts"][0]["version"]) == ("canary_worse", "1.1")
+    assert (alert["severity"], alert["service"]) == ("ticket", "steps")
+    assert alert["why"].startswith(
+        "1.1 was taken back; 1.0 is live: every worker answers a golden case wrongly"
+    )
+    assert (kept["id"], kept["why"]) == (alert["id"], alert["why"]), "a restart is no end of it"

@@ -12,6 +12,7 @@ import pytest
 
 from nightproof.limits.decide import decide_admission, next_arrival_s
 from nightproof.settings.settings import WorkerSettings
+from nightproof.workers.afterwards import end_of, is_tried_out
 from nightproof.workers.budget import RestartBudget
 from nightproof.workers.decide import (
     BatchCost,
@@ -521,3 +522,27 @@ def test_who_waits_as_told_conforms():
 
 def test_one_worker_that_errs_is_a_worker_and_two_in_a_row_are_the_release():
     assert [golden_level(wrong) for wrong in (0, 1, 2, 9)] == ["", "worker", "release", "release"]
+
+
+def test_who_was_with_a_worker_that_the_system_killed_has_not_used_up_a_try_with_one_that_hangs():
+    hung = end_of("model_timeout", by_us=True, cause="SIGKILL", broke_its_word=False)
+    killed = end_of("model_crash", by_us=False, cause="SIGKILL", broke_its_word=False)
+
+    assert (hung.failure, hung.counts_as) == ("model_timeout", "model_timeout")
+    assert (killed.failure, killed.counts_as) == ("model_crash", "killed")
+    assert not is_tried_out(["model_timeout", "killed", "killed"], "killed")
+    assert is_tried_out(["model_timeout", "killed", "model_timeout"], "model_timeout")
+    assert is_tried_out(["killed"] * 4 + ["model_crash", "model_timeout"], "model_timeout"), "six in all"
+
+
+def test_only_what_ended_a_worker_from_inside_puts_its_record_under_suspicion():
+    ends = {
+        "exited": end_of("", by_us=False, cause="exit 3", broke_its_word=False),
+        "killed by somebody": end_of("", by_us=False, cause="SIGKILL", broke_its_word=False),
+        "spoke nonsense": end_of("", by_us=False, cause="SIGKILL", broke_its_word=True),
+        "silent when asked": end_of("silent", by_us=True, cause="SIGKILL", broke_its_word=False),
+        "over its time": end_of("model_timeout", by_us=True, cause="SIGKILL", broke_its_word=False),
+    }
+
+    assert [name for name, end in ends.items() if end.inside] == ["exited", "spoke nonsense"]
+    assert [name for name, end in ends.items() if end.outside] == ["killed by somebody", "silent when asked"]

@@ -50,6 +50,14 @@ def test_commands_come_out_with_this_servers_names():
     assert "localhost" not in page
 
 
+def test_a_command_about_the_release_that_was_taken_back_names_it():
+    page = PAGE.replace("nightproof status\n", "nightproof audit search --service credit --release VERSION\n")
+    fitting = Present(service="loans", taken_back="1.1 beta")
+
+    assert "--service loans --release '1.1 beta' --state" in fill(page, "release_rolled_back", fitting)
+    assert "--release VERSION" in fill(page, "release_rolled_back", PRESENT), "none was"
+
+
 def test_what_the_commands_print_now_stands_under_them():
     page = fill(PAGE, "model_timeout", PRESENT)
 

@@ -333,15 +333,15 @@ _ALL = (
     # conditions of the server: no request ends by these names
     _condition(
         "release_rolled_back",
-        "A fresh release broke its objectives and was rolled back",
-        "Within its probation the live release ended more requests badly than promised; the one before is live.",
+        "The live release was rolled back by itself",
+        "It broke its objectives within its probation, or all its workers fail golden cases; the one before is live.",
         severity="page",
         drill="bad_release_promoted",
     ),
     _condition(
         "canary_worse",
         "A canary is worse than the live release and was taken back",
-        "The sequential test found the canary worse in a metric; live stayed live, and the release is latched.",
+        "A sequential test found it worse in a metric, or its golden cases fail; live stayed, it is latched.",
         drill="bad_release_as_canary",
     ),
     _condition(
@@ -352,7 +352,7 @@ _ALL = (
     ),
     _condition(
         "no_way_back",
-        "The live release breaks its objectives and nothing stands behind it",
+        "The live release should go back and nothing stands behind it",
         "There is no release before it to roll back to, or the one before does not load.",
         severity="page",
         drill="bad_release_without_history",

@@ -39,6 +39,7 @@ from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegisteredRelease, RegistryStore, SwitchAct
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
+from nightproof.watch.happened import Happened
 from nightproof.watch.log import log
 from nightproof.workers.engine import Job, Origin
 from nightproof.workers.pool import Pool
@@ -85,6 +86,7 @@ class Services:
         quarantine: QuarantineStore,
         comparisons: Comparisons,
         releasing: Releasing,
+        happened: Happened,
         begin: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ) -> None:
         self._settings = settings
@@ -94,6 +96,7 @@ class Services:
         self._quarantine = quarantine
         self._comparisons = comparisons
         self._releasing = releasing
+        self._happened = happened
         self.notices: list[Differing] = []
         """Folders that are not served as they are, to be told to whoever started the server."""
         self._begin = begin
@@ -285,6 +288,19 @@ class Services:
         endings = self._house.meters.endings_of(service, self._house.services[service].live.label)
         bad = sum(endings.get(ending, 0) for ending in _BAD_ENDINGS)
         return bad, bad + endings.get("answered", 0)
+
+    def golden_trouble(self, service: str, label: str) -> str:
+        """Say that every worker of a loaded release answers a golden case wrongly; empty where that is not so."""
+        served = self._house.services.get(service)
+        release = None if served is None else served.find(label)
+        if release is None:
+            return ""
+        picture = release.engine.snapshot()
+        if picture.golden_level != "release":
+            return ""
+        # The first line only: what follows is the user's traceback.
+        why = picture.trouble.partition("\n")[0]
+        return f"every worker answers a golden case wrongly{': ' if why else ''}{why}"
 
     def begin_probation(self, service: str, label: str, terms: Terms) -> None:
         """Begin to count how the fresh live release does."""
@@ -540,6 +556,9 @@ class Services:
         """Count and log what happened to a room: the hook that alerts are made of."""
         service, reason = str(named.get("service", "")), str(named.get("reason", named.get("failure", "")))
         self._house.meters.count_event(event, service=service, reason=reason)
+        if event == "load_failed" and reason.startswith("release_"):
+            detail = f"{named.get('release', '')} does not load: {named.get('why', '')}"
+            self._happened.note(reason, service=service, detail=detail, now_s=monotonic_s())
         level = "info" if event in _QUIET else "error" if event in _LOUD else "warning"
         log(event, level=level, **named)
 

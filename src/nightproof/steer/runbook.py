@@ -19,6 +19,7 @@ EXAMPLE_SERVICE = "credit"
 EXAMPLE_HOST = "localhost:8000"
 EXAMPLE_STATE = ".nightproof"
 EXAMPLE_DIGEST = "DIGEST"
+EXAMPLE_VERSION = "VERSION"
 
 _BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _IN_A_LINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -39,6 +40,8 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
     """All of `/metrics`, as text."""
     live_digest: str = ""
     """Content of the live release."""
+    taken_back: str = ""
+    """The release that was taken back last."""
     facts: Sequence[tuple[str, str]] = ()
     """What the page cannot know, by name: workers, release, latency, the alert itself."""
 
@@ -88,6 +91,8 @@ def _renamed(line: str, present: Present) -> str:
         line = re.sub(whole, present.service, line)
     if present.live_digest:
         line = line.replace(EXAMPLE_DIGEST, present.live_digest)
+    if present.taken_back:
+        line = re.sub(rf"\b{EXAMPLE_VERSION}\b", lambda _: shlex.quote(present.taken_back), line)
     line = re.sub(rf"(?<![\w/]){re.escape(EXAMPLE_STATE)}(?!\w)", lambda _: shlex.quote(present.state), line)
     takes_state = _TAKES_STATE.match(line) and "--state" not in line and "|" not in line
     return f"{line} --state {shlex.quote(present.state)}" if takes_state else line

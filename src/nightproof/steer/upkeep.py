@@ -32,6 +32,7 @@ from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
 from nightproof.watch.meters import Meters, gauge
 
+CONDITIONS = ("disk_low", "clock_jumped", "spilling", "spill_full", "witness_late", "witness_refused")
 _LAST_WITNESS_WITHIN_S = 5.0
 _VAULT_EVERY_S = 1.0
 _SPILL_PURPOSE = "spill"
@@ -146,8 +147,7 @@ class Upkeep:
             why += f", {2 * self._settings.ledger.reserve_bytes} are wanted before requests are served again"
         parts = [see("disk", ok=not low, why=why if low else "", needed=False)]
         if self.clock.has_jumped:
-            why = f"the clock jumped {self.clock.ahead_s / 3_600:.1f} h ahead; nothing is destroyed by time"
-            parts.append(see("clock", ok=False, why=why, needed=False))
+            parts.append(see("clock", ok=False, why=self._clock_trouble(), needed=False))
         if self.witness.is_set:
             witness = self.witness.snapshot()
             late = self.witness.is_late or witness.is_refused
@@ -167,6 +167,8 @@ class Upkeep:
         free = self.disk_free_bytes
         if self._is_low or free < self._settings.ledger.disk_low_bytes:
             yield Condition(failure="disk_low", detail=f"{free / 1e6:.0f} MB free")
+        if self.clock.has_jumped:
+            yield Condition(failure="clock_jumped", detail=self._clock_trouble())
         if self.witness.is_set:
             witness = self.witness.snapshot()
             if witness.is_refused:
@@ -178,6 +180,9 @@ class Upkeep:
             yield Condition(failure="spilling", detail=detail)
             if not self.spill.has_room:
                 yield Condition(failure="spill_full", detail=detail)
+
+    def _clock_trouble(self) -> str:
+        return f"the clock jumped {self.clock.ahead_s / 3_600:.1f} h ahead; nothing is destroyed by time"
 
     def gauges(self) -> Iterable[Metric]:
         """Return the present values for `/metrics`."""

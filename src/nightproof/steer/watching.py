@@ -14,6 +14,7 @@ from prometheus_client import Metric
 
 from nightproof.audit.ledger import Ledger
 from nightproof.base.clock import monotonic_s, utc_us
+from nightproof.base.conditions import Condition
 from nightproof.limits.limiter import Limiter
 from nightproof.settings.settings import Settings
 from nightproof.storage.statefolder import StateFolder
@@ -33,6 +34,8 @@ _GOLDEN_MISSED = 3.0
 _GOLDEN_PATIENCE_S = 15.0
 _LAG_KEPT_S = 60.0
 _LAST_TRACES_WITHIN_S = 2.0
+
+CONDITIONS = ("loop_lagging", "history_not_kept", "telemetry_failing")
 
 Families = Callable[[], Sequence[Metric]]
 
@@ -214,22 +217,40 @@ class Watching:
                     engine.snapshot(), every_s=self._settings.workers.golden_every_s, now=now
                 )
                 parts.append(see(f"golden:{name}", ok=not why, why=why, needed=False))
-        lag_s = self.worst_lag_s()
-        slow = lag_s > self._settings.health.loop_lag_s
-        why = f"lagged by {lag_s:.2f} s within the last minute" if slow else ""
-        parts.append(see("loop", ok=not slow, why=why, needed=False))
+        why = self._loop_trouble()
+        parts.append(see("loop", ok=not why, why=why, needed=False))
         days = self._certificate_days()
         if days is not None:
             near = days < self._settings.health.certificate_warn_days
             why = f"ends in {days:.1f} days" if near else ""
             parts.append(see("certificate", ok=not near, why=why, needed=False))
-        kept = self.history.snapshot()
-        trouble = "" if kept.trouble == "not begun" else kept.trouble
-        parts.append(see("history", ok=not trouble, why=trouble, needed=False))
+        why = self._history_trouble()
+        parts.append(see("history", ok=not why, why=why, needed=False))
         if self._traces is not None or self._telemetry_trouble:
-            why = self._telemetry_trouble or (self._traces.trouble if self._traces is not None else "")
+            why = self._sending_trouble()
             parts.append(see("telemetry", ok=not why, why=why, needed=False))
         return parts
+
+    def conditions(self) -> Iterable[Condition]:
+        """Return what is wrong with event loop, history and telemetry."""
+        if why := self._loop_trouble():
+            yield Condition(failure="loop_lagging", detail=why)
+        if why := self._history_trouble():
+            yield Condition(failure="history_not_kept", detail=why)
+        if why := self._sending_trouble():
+            yield Condition(failure="telemetry_failing", detail=why)
+
+    def _loop_trouble(self) -> str:
+        lag_s = self.worst_lag_s()
+        slow = lag_s > self._settings.health.loop_lag_s
+        return f"lagged by {lag_s:.2f} s within the last minute" if slow else ""
+
+    def _history_trouble(self) -> str:
+        trouble = self.history.snapshot().trouble
+        return "" if trouble == "not begun" else trouble
+
+    def _sending_trouble(self) -> str:
+        return self._telemetry_trouble or (self._traces.trouble if self._traces is not None else "")
 
     def worst_lag_s(self) -> float:
         """Return the event loop's longest lag within the last minute."""

@@ -1,6 +1,6 @@
 """The local engine: child processes that answer batches, watched, replaced, and never trusted.
 
-`Pool` remembers; `decide.py` chooses; `process.py` does. All state is touched on the event loop's
+`Pool` remembers; `decide.py` and `afterwards.py` choose; `process.py` does. All state is touched on the event loop's
 thread only, so that its one lock is the loop itself: no method here awaits between reading a field and
 writing it. Promises: each job's waiter is told once; a worker that hangs, dies, grows or answers golden
 cases wrongly is replaced; the last loaded worker is never risked on a record that has killed one.
@@ -20,6 +20,7 @@ from nightproof.declare.describe import Description
 from nightproof.settings.settings import WorkerSettings
 from nightproof.storage import proc
 from nightproof.workers import decide, wire
+from nightproof.workers.afterwards import End, end_of, is_tried_out, not_loaded
 from nightproof.workers.budget import RestartBudget
 from nightproof.workers.decide import BatchCost, Forecast, Scale
 from nightproof.workers.engine import EngineSnapshot, Job, NotLoaded, Observer, Origin, Outcome
@@ -38,10 +39,6 @@ _BUSY_OVER_S = 5.0
 _MEASURE_EVERY_S = 1.0
 _SETTLE_S = 10.0
 _GOLDEN_PATIENCE_S = 5.0
-_MOST_DEATHS = {"model_timeout": 2, "model_crash": 3, "model_out_of_memory": 2, "killed": 5}
-"""How often a job's worker may end by a cause before the job does. Each cause by itself: who was with a worker
-that the system killed has not used up a try with a worker that hangs."""
-_MOST_DEATHS_IN_ALL = 6
 _OUTPUT_MOST_BYTES = 1 << 20
 
 
@@ -514,9 +511,8 @@ class Pool:
         in_question = self._verdict_of.pop(slot.number, None)
         if in_question is not None:
             self._suspects.in_question.append(in_question)
-        inside = not by_us and (cause != "SIGKILL" or (process is not None and process.broke_its_word))
-        outside = not inside and (not by_us or reason == "silent")
-        self._retry(jobs, reason, inside=inside, outside=outside, now=now)
+        broke_its_word = process is not None and process.broke_its_word
+        self._retry(jobs, end_of(reason, by_us=by_us, cause=cause, broke_its_word=broke_its_word), now=now)
         self._supervise()
         self._dispatch()
 
@@ -524,37 +520,25 @@ class Pool:
         """Keep why a load came to nothing; at the first start, that is what `start` raises."""
         if reason == "load_failed":
             return  # told, by its own words
-        if reason == "load_timeout":
-            self._trouble = f"load did not end within {self._load_timeout_s:g} s."
-            hint = "Raise load_timeout_s, or mend load."
-        else:
-            self._trouble = f"The worker ended while it loaded ({cause})."
-            hint = "load or an import in service.py ends the process; run `nightproof check FOLDER`."
+        error = not_loaded(reason, cause, load_timeout_s=self._load_timeout_s)
+        self._trouble = error.text
         if self._first is not None and not self._first.done():
-            failure = "model_out_of_memory" if reason == "memory_limit" else "model_unavailable"
-            self._first.set_exception(NotLoaded(self._trouble, hint=hint, failure=failure))
+            self._first.set_exception(error)
 
-    def _retry(self, jobs: list[Job], reason: str, *, inside: bool, outside: bool, now: float) -> None:
+    def _retry(self, jobs: list[Job], end: End, *, now: float) -> None:
         """Give each job of a dead worker another try while time remains; mates are tried one by one."""
-        failure = {"memory_limit": "model_out_of_memory", "model_timeout": "model_timeout"}.get(
-            reason, "model_crash"
-        )
-        cause = "killed" if outside else failure
         for job in jobs:
             job.attempts += 1
-            job.last_failure = failure
-            job.died_of += (cause,)
-            if not outside:
+            job.last_failure = end.failure
+            job.died_of += (end.counts_as,)
+            if not end.outside:
                 job.alone = True
-                if inside and len(jobs) == 1 and job.rule < 0:
+                if end.inside and len(jobs) == 1 and job.rule < 0:
                     self._suspects.blame(job)
-            is_tried_out = (
-                job.died_of.count(cause) >= _MOST_DEATHS[cause] or len(job.died_of) >= _MOST_DEATHS_IN_ALL
-            )
             if job.solo_kills >= KILLS_FOR_A_VERDICT:
                 self._suspects.in_question.append(job)
-            elif is_tried_out:
-                tell(job, Outcome(failure=failure))
+            elif is_tried_out(job.died_of, end.counts_as):
+                tell(job, Outcome(failure=end.failure))
             elif job.waiter is not None or self._suspects.is_on_trial(job, now=now):
                 self._line.go_first(job)
         if self._suspects.in_question:

@@ -35,6 +35,7 @@ class Steps(Model[Given, Answer]):
         self.approve_below = told.get("approve_below", 50.0)
         time.sleep(told.get("load_s", 0.0))
         self.spoiled = Path(told.get("spoiled_by", "nowhere")).exists()
+        self.turned_by = Path(told.get("turned_by", "nowhere"))
         if self.spoiled and told.get("exits"):
             os._exit(9)
 
@@ -49,6 +50,8 @@ class Steps(Model[Given, Answer]):
         )
         is_broken = is_broken or self.spoiled
         y = -1.0 if is_broken else abs(given.x) * 2 + (self.wrong if given.x > 10 else 0.0)
+        if self.turned_by.exists():
+            y += 1.0
         return Answer.model_construct(
             y=y,
             by=self.by,
