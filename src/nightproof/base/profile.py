@@ -6,6 +6,7 @@ changed afterwards. A `Signal` is one number or category that is watched; a feat
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import msgspec
@@ -74,7 +75,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
         if self.kind == "category":
             return [*self.values, "(other)", "(missing)", "(never seen)"]
         ends = [f"{edge:.4g}" for edge in self.edges]
-        inner = [f"{low} to {high}" for low, high in zip(ends, ends[1:], strict=False)]
+        inner = [f"{low} to {high}" for low, high in pairwise(ends)]
         return [f"below {ends[0]}", *inner, f"above {ends[-1]}", "(missing)", "(odd)"]
 
 

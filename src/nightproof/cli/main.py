@@ -46,6 +46,7 @@ class _Verbs(click.Group):
         "check": ("nightproof.cli.check", "check"),
         "serve": ("nightproof.cli.serve", "serve"),
         "audit": ("nightproof.cli.audit", "audit"),
+        "drift": ("nightproof.cli.drift", "drift"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

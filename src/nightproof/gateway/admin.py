@@ -18,6 +18,7 @@ from nightproof.base.clock import utc_us
 from nightproof.base.errors import FieldError, NightproofError, Refusal
 from nightproof.base.roles import Action, Role, allows
 from nightproof.gateway.admin_audit import AuditRoutes
+from nightproof.gateway.admin_drift import DriftRoutes
 from nightproof.gateway.problems import Headers
 from nightproof.runtime import Runtime
 from nightproof.steer import keys, quarantine
@@ -54,6 +55,7 @@ class Admin:
         self._runtime = runtime
         self._is_local = is_local
         self._audit = AuditRoutes(runtime, _read)
+        self._drift = DriftRoutes(runtime)
 
     async def answer(self, call: Call, method: str, path: str) -> Response:
         """Answer one request, or raise Refusal."""
@@ -87,6 +89,8 @@ class Admin:
             return Action.KEYS, lambda who, _: self._revoke_key(who, key_id)
         if (match := _AUDIT.fullmatch(path)) and (found := self._audit.find(method, match[1])):
             return found
+        if (route := self._drift.find(method, path)) is not None:
+            return route
         raise Refusal(
             "No operator's route is under this path and method.",
             failure="unknown_service",

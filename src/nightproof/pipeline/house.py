@@ -18,6 +18,7 @@ from nightproof.checks.output import OutputChecks
 from nightproof.limits.limiter import Limiter
 from nightproof.pipeline.last_good import LastGood
 from nightproof.settings.settings import Settings
+from nightproof.watch.drift.watcher import Watcher
 from nightproof.watch.meters import Meters
 from nightproof.workers.engine import Engine, Job
 
@@ -78,6 +79,8 @@ class House(msgspec.Struct, eq=False):
     summaries: Counter[tuple[str, str, str]]
     """Refusals that share a record: by failure, service and key or address, since the last flush."""
     ids: RequestIds
+    drift: Watcher | None = None
+    """Takes a sample of what was answered."""
     spill: Spill | None = None
     spilling_services: set[str] = set()
     """Those that are answered although the ledger cannot be written, while the spill takes their records."""

@@ -133,6 +133,8 @@ def _finish(story: Story, house: House) -> None:
         stages_us=story.stages_us,
         items=story.items,
     )
+    if house.drift is not None and story.items and story.caller is not None:
+        house.drift.take(story.service, story.release, story.items, story.caller.key_id)
 
 
 def _log_failures(story: Story) -> None:

@@ -9,9 +9,19 @@ import msgspec
 from nightproof.audit.ledger import LedgerSnapshot
 from nightproof.base.ids import RUN_ID
 from nightproof.limits.limiter import LimiterSnapshot
+from nightproof.watch.drift.watcher import DriftStatus
 from nightproof.watch.health import Component
 from nightproof.watch.meters import MetersSnapshot, RecentService
 from nightproof.workers.engine import EngineSnapshot
+
+
+class DriftBrief(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a service's data still is what its release was made for; `nightproof drift` has the rest."""
+
+    state: str
+    since: str
+    features: list[str]
+    why: str
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +38,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str
     quarantined: int
     recent: RecentService | None
+    drift: DriftBrief | None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +64,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def service_status(
-    name: str, engine: EngineSnapshot, *, ready: bool, standby: str, quarantined: int, meters: MetersSnapshot
+    name: str,
+    engine: EngineSnapshot,
+    *,
+    ready: bool,
+    standby: str,
+    quarantined: int,
+    meters: MetersSnapshot,
+    drift: DriftStatus | None = None,
 ) -> ServiceStatus:
     """Gather one service's status from its rooms' snapshots."""
     return ServiceStatus(
@@ -68,6 +86,9 @@ def service_status(
         trouble=engine.trouble,
         quarantined=quarantined,
         recent=meters.services.get(name),
+        drift=None
+        if drift is None
+        else DriftBrief(state=drift.state, since=drift.since, features=drift.features, why=drift.why),
     )
 
 

@@ -268,9 +268,7 @@ def _note(state: State, raised: Alarm) -> None:
         state.alarm = raised
         return
     names = [*raised.signals, *(name for name in before.signals if name not in raised.signals)]
-    state.alarm = msgspec.structs.replace(
-        before, signals=names, multiple=raised.multiple, rows=raised.rows
-    )
+    state.alarm = msgspec.structs.replace(before, signals=names, multiple=raised.multiple, rows=raised.rows)
 
 
 def _begin_anew(scale: Scale) -> None:

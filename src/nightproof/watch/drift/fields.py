@@ -30,18 +30,20 @@ def fields_of(schema: dict[str, Any]) -> dict[str, Declared]:
 
 def _whole(node: Any, root: dict[str, Any]) -> dict[str, Any]:
     """Return the node itself, or of "this or null" the this."""
-    node = resolved(node, root)
-    if "properties" in node:
-        return node
+    whole: dict[str, Any] = resolved(node, root)
+    if "properties" in whole:
+        return whole
     for word in ("anyOf", "oneOf", "allOf"):
-        parts = [resolved(part, root) for part in node.get(word, ())]
+        parts: list[dict[str, Any]] = [resolved(part, root) for part in whole.get(word, ())]
         real = [part for part in parts if part.get("type") != "null"]
         if len(real) == 1:
             return real[0]
-    return node
+    return whole
 
 
-def _kind(node: Any, root: dict[str, Any]) -> Literal["number", "boolean", "text", "time", "list", "other", "object"]:
+def _kind(
+    node: Any, root: dict[str, Any]
+) -> Literal["number", "boolean", "text", "time", "list", "other", "object"]:
     node = _whole(node, root)
     kinds = node.get("type")
     names = [kind for kind in (kinds if isinstance(kinds, list) else [kinds]) if kind and kind != "null"]

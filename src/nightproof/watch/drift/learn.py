@@ -65,8 +65,12 @@ def learn(
     made_us: int,
     times_s: Sequence[float] | None = None,
     block_rows: int = 500,
+    answered_places: Sequence[int] | None = None,
 ) -> Profile:
-    """Learn from rows in the order of their time. Raises NotEnough below a hundred of them."""
+    """Learn from rows in the order of their time. Raises NotEnough below a hundred of them.
+
+    `answered_places` are the rows that the release was asked to answer; None: all of them.
+    """
     rows = len(parsed.inputs)
     if rows < LEAST_ROWS:
         raise NotEnough(f"{rows} rows are fewer than {LEAST_ROWS}")
@@ -83,7 +87,9 @@ def learn(
         for pointer, declared in fields_of(schema).items():
             column = parsed.column(side, pointer)
             if side == "output":
-                column = [one for one, output in zip(column, parsed.outputs, strict=True) if output is not None]
+                column = [
+                    one for one, output in zip(column, parsed.outputs, strict=True) if output is not None
+                ]
             made, space, why = plan_field(pointer, declared, column, side=side)
             signals += made
             if space is not None:
@@ -108,7 +114,7 @@ def learn(
         relations=relations,
         not_watched=not_watched,
     )
-    return _fill(draft, parsed, times_s, block_rows)
+    return _fill(draft, parsed, times_s, block_rows, answered_places)
 
 
 # -- which signals ----------------------------------------------------------------------------
@@ -164,9 +170,7 @@ def _plan_text(
     space = text_space(pointer, present)
     along = measures.TextReader(space).read(present)
     signals += [
-        _number(
-            pointer, feature, side, along[:, place], measure=f"words {place}", quantiles=_TEXT_QUANTILES
-        )
+        _number(pointer, feature, side, along[:, place], measure=f"words {place}", quantiles=_TEXT_QUANTILES)
         for place in range(space.components)
     ]
     return signals, space, ""
@@ -215,10 +219,7 @@ def edges_of(values: Floats, quantiles: Sequence[float] = _QUANTILES) -> list[fl
 
 
 def _category(pointer: str, feature: str, side: Side, present: list[Any]) -> Signal:
-    counts = Counter(
-        value if isinstance(value, str | int | float | bool) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
-        for value in present
-    )
+    counts = Counter(map(measures.category_key, present))
     usual: list[Any] = []
     covered = 0
     for value, count in counts.most_common(_USUAL_VALUES):
@@ -228,22 +229,21 @@ def _category(pointer: str, feature: str, side: Side, present: list[Any]) -> Sig
         covered += count
     chosen = set(usual)
     others = [value for value in counts if value not in chosen]
+    can_know = len(others) <= _MOST_KNOWN
     return Signal(
         name=feature,
         feature=feature,
         side=side,
         pointer=pointer,
         kind="category",
-        values=[value if isinstance(value, str) and _is_json_text(value, present) else orjson.dumps(value).decode() for value in usual],
-        known=sorted(map(measures.hash_of, others)) if len(others) <= _MOST_KNOWN else [],
-        tells_unseen=len(others) <= _MOST_KNOWN,
-        once=sum(counts[value] == 1 for value in others) if len(others) <= _MOST_KNOWN else 0,
+        values=[
+            value.text if isinstance(value, measures.Text) else orjson.dumps(value).decode()
+            for value in usual
+        ],
+        known=sorted(map(measures.hash_of, others)) if can_know else [],
+        tells_unseen=can_know,
+        once=sum(counts[value] == 1 for value in others) if can_know else 0,
     )
-
-
-def _is_json_text(value: str, present: list[Any]) -> bool:
-    """Say whether a key of the counts was made of a list or map, and so is JSON already."""
-    return any(isinstance(one, list | dict) for one in present[:100]) and value[:1] in "[{"
 
 
 def _flag_signal(name: str) -> Signal:
@@ -268,9 +268,7 @@ def text_space(pointer: str, texts: Sequence[str]) -> TextSpace:
     weighed /= np.where(norms > 0, norms, 1.0)
     _, vectors = np.linalg.eigh((weighed.T @ weighed).astype(np.float64))
     directions = np.ascontiguousarray(vectors[:, ::-1][:, :_TEXT_COMPONENTS].T.astype(np.float32))
-    return TextSpace(
-        pointer, measures.TEXT_BUCKETS, weights.tobytes(), directions.tobytes(), len(directions)
-    )
+    return TextSpace(pointer, measures.TEXT_BUCKETS, weights.tobytes(), directions.tobytes(), len(directions))
 
 
 def relate(parsed: Parsed, signals: Sequence[Signal]) -> tuple[Relations | None, list[Signal], str]:
@@ -292,7 +290,11 @@ def relate(parsed: Parsed, signals: Sequence[Signal]) -> tuple[Relations | None,
     if kept.sum() < 2:
         return None, [], ""
     if kept.sum() * 20 > len(table):
-        return None, [], f"how {int(kept.sum())} numbers go together needs {int(kept.sum()) * 20} reference rows"
+        return (
+            None,
+            [],
+            f"how {int(kept.sum())} numbers go together needs {int(kept.sum()) * 20} reference rows",
+        )
     pointers = [pointer for pointer, keep in zip(pointers, kept, strict=True) if keep]
     table, centres, scales = table[:, kept], centres[kept], scales[kept]
     with np.errstate(invalid="ignore"):
@@ -328,14 +330,25 @@ def relate(parsed: Parsed, signals: Sequence[Signal]) -> tuple[Relations | None,
 # -- how they were filled ---------------------------------------------------------------------
 
 
-def _fill(draft: Profile, parsed: Parsed, times_s: Sequence[float] | None, block_rows: int) -> Profile:
+def _fill(
+    draft: Profile,
+    parsed: Parsed,
+    times_s: Sequence[float] | None,
+    block_rows: int,
+    answered_places: Sequence[int] | None,
+) -> Profile:
     """Count the reference, in the seasons that explain it best, and measure how much its blocks differ."""
     codes, answered = Reader(draft).codes(parsed)
+    asked = np.ones(len(answered), dtype=bool)
+    if answered_places is not None:
+        asked[:] = False
+        asked[list(answered_places)] = True
+    counting: dict[Side, Any] = {"input": None, "relation": None, "output": answered, "check": asked}
     best: tuple[float, Seasons, list[Signal], list[int]] | None = None
     for seasons in _possible_seasons(times_s):
         places = segment_places(seasons, times_s, len(parsed.inputs))
         signals = [
-            _filled(signal, row, answered if signal.side == "output" else None, places, segments_of(seasons), block_rows)
+            _filled(signal, row, counting[signal.side], places, segments_of(seasons), block_rows)
             for signal, row in zip(draft.signals, codes, strict=True)
         ]
         score = sum(math.log(signal.inflation) for signal in signals)
@@ -379,9 +392,7 @@ def segment_now(seasons: Seasons, now: datetime) -> int:
     return int(segment_places(seasons, [now.astimezone(UTC).timestamp()], 1)[0])
 
 
-def _filled(
-    signal: Signal, codes: Any, answered: Any, places: Any, segments: int, block_rows: int
-) -> Signal:
+def _filled(signal: Signal, codes: Any, answered: Any, places: Any, segments: int, block_rows: int) -> Signal:
     if answered is not None:
         codes, places = codes[answered], places[answered]
     cells = signal.cells
@@ -418,7 +429,9 @@ def _inflation(signal: Signal, codes: Any, places: Any, counts: Any, block_rows:
     found: list[tuple[float, int]] = []
     for start in starts:
         part = slice(start, start + size)
-        block = np.bincount(places[part] * cells + codes[part], minlength=segments * cells).reshape(segments, cells)
+        block = np.bincount(places[part] * cells + codes[part], minlength=segments * cells).reshape(
+            segments, cells
+        )
         rest = (counts - block).tolist()
         observed = block.sum(axis=0).tolist()
         reference, _ = statistics.weighed_reference(rest, block.sum(axis=1).tolist())

@@ -19,6 +19,7 @@ import orjson
 
 from nightproof.base.profile import Profile, Relations, Signal, TextSpace
 from nightproof.watch.drift.fields import steps_of, value_at
+from nightproof.watch.drift.wire import Row
 
 TEXT_BUCKETS = 1_024
 _WORD = re.compile(r"\w+")
@@ -27,16 +28,6 @@ _MOST_CHARACTERS = 20_000
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Codes = np.ndarray[Any, np.dtype[np.int16]]
-
-
-class Row(msgspec.Struct, array_like=True):
-    """One answered record, as the server hands it on."""
-
-    input: bytes
-    output: bytes = b""
-    findings: list[str] = []
-    caller: str = ""
-    subject: bytes = b""
 
 
 class Parsed(msgspec.Struct):
@@ -148,7 +139,7 @@ class Reader:
             try:
                 found = lookup.get(value, -1)
             except TypeError:  # a list or a map
-                value = orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+                value = category_key(value)
                 found = lookup.get(value, -1)
             if found >= 0:
                 told.append(found)
@@ -162,14 +153,26 @@ class Reader:
 def _lookup(signal: Signal) -> dict[Any, int]:
     found: dict[Any, int] = {}
     for place, value in enumerate(signal.values):
-        loaded = orjson.loads(value)
-        found[value if isinstance(loaded, list | dict) else loaded] = place
+        found[category_key(orjson.loads(value))] = place
     return found
+
+
+class Text(msgspec.Struct, frozen=True):
+    """A list or a map as a category: its JSON, which is no text of the record's own."""
+
+    text: str
+
+
+def category_key(value: Any) -> Any:
+    """Return what a value is counted under."""
+    if isinstance(value, list | dict):
+        return Text(orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
+    return value
 
 
 def hash_of(value: Any) -> int:
     """Return 32 bits that stand for a category."""
-    return zlib.crc32(value.encode() if isinstance(value, str) else orjson.dumps(value))
+    return zlib.crc32(value.text.encode() if isinstance(value, Text) else orjson.dumps(value))
 
 
 def as_numbers(column: list[Any]) -> tuple[Floats, Any]:
@@ -210,7 +213,9 @@ SURFACE = ("length", "digits", "not_ascii", "capitals", "symbols", "word_length"
 
 def text_place(measure: str) -> int:
     """Return the column of a measure among a text's numbers."""
-    return SURFACE.index(measure) if measure in SURFACE else len(SURFACE) + int(measure.removeprefix("words "))
+    return (
+        SURFACE.index(measure) if measure in SURFACE else len(SURFACE) + int(measure.removeprefix("words "))
+    )
 
 
 def surface_of(column: Sequence[Any]) -> Floats:
@@ -265,7 +270,7 @@ class TextReader:
         weighed = hashed_words(column, len(self._weights)) * self._weights
         norms = np.linalg.norm(weighed, axis=1, keepdims=True)
         weighed = weighed / np.where(norms > 0, norms, 1.0)
-        found = (weighed @ self._directions.T).astype(np.float64)
+        found: Floats = (weighed @ self._directions.T).astype(np.float64)
         found[[not isinstance(text, str) for text in column]] = np.nan
         return found
 

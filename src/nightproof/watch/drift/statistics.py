@@ -179,12 +179,12 @@ def chi2_statistic(observed: Sequence[float], reference: Sequence[float]) -> flo
     """Return the two-sample chi-square statistic of cells, of which none is empty in both."""
     n, size = sum(observed), sum(reference)
     up, down = math.sqrt(size / n), math.sqrt(n / size)
-    return sum(
-        (up * o - down * r) ** 2 / (o + r) for o, r in zip(observed, reference, strict=True) if o or r
-    )
+    return sum((up * o - down * r) ** 2 / (o + r) for o, r in zip(observed, reference, strict=True) if o or r)
 
 
-def rare_p(seen: float, rows: float, reference_seen: float, reference_rows: float, *, tolerance: float) -> float:
+def rare_p(
+    seen: float, rows: float, reference_seen: float, reference_rows: float, *, tolerance: float
+) -> float:
     """Return how likely that many rows with a rare value are (missing, never seen, out of range), by binomial.
 
     Held against the largest share that is nobody's business: the reference's, its own error, and the tolerance.
@@ -192,7 +192,9 @@ def rare_p(seen: float, rows: float, reference_seen: float, reference_rows: floa
     if rows <= 0 or reference_rows <= 0:
         return 1.0
     usual = min(1.0, (reference_seen + _RARE_ROWS_UNSEEN) / reference_rows)
-    allowed = usual + math.sqrt(usual / reference_rows) + max(_RARE_TOLERANCE, math.sqrt(tolerance * usual) / 2)
+    allowed = (
+        usual + math.sqrt(usual / reference_rows) + max(_RARE_TOLERANCE, math.sqrt(tolerance * usual) / 2)
+    )
     return 1.0 if seen <= allowed * rows else binomial_tail(seen, rows, min(0.999, allowed))
 
 
@@ -200,8 +202,11 @@ def binomial_tail(seen: float, rows: float, share: float) -> float:
     """Return P[Binomial(rows, share) >= seen], for `seen` above what is to be expected."""
     seen, rows = math.floor(seen), math.ceil(rows)
     log_term = (
-        math.lgamma(rows + 1) - math.lgamma(seen + 1) - math.lgamma(rows - seen + 1)
-        + seen * math.log(share) + (rows - seen) * math.log1p(-share)
+        math.lgamma(rows + 1)
+        - math.lgamma(seen + 1)
+        - math.lgamma(rows - seen + 1)
+        + seen * math.log(share)
+        + (rows - seen) * math.log1p(-share)
     )
     odds = share / (1 - share)
     total = part = 1.0
@@ -242,9 +247,7 @@ def effect(observed: Sequence[float], reference: Sequence[float]) -> float:
     return max(0.0, (total - noise) / 2)
 
 
-def weighed_reference(
-    counts: Sequence[Sequence[int]], rows: Sequence[float]
-) -> tuple[list[float], float]:
+def weighed_reference(counts: Sequence[Sequence[int]], rows: Sequence[float]) -> tuple[list[float], float]:
     """Mix a reference's segments as `rows` are spread over them; return its counts, scaled to what they are worth.
 
     The worth of a mixture is 1 / sum(weight^2 / segment's rows). Segments without reference rows are left out.
