@@ -38,12 +38,14 @@ from nightproof.settings.settings import Settings
 from nightproof.steer import status as steer_status
 from nightproof.steer.archive import Archive
 from nightproof.steer.drift import DriftDesk
+from nightproof.steer.feedback import FeedbackDesk
 from nightproof.steer.find import Desk
 from nightproof.steer.tick import flush_summaries, note, try_again
 from nightproof.steer.upkeep import Upkeep
 from nightproof.storage import proc
 from nightproof.storage.bundles import snapshot
 from nightproof.storage.drift_store import DriftStore
+from nightproof.storage.feedback_store import FeedbackStore
 from nightproof.storage.keyring import Keyring
 from nightproof.storage.ledger_protocol import LedgerReading
 from nightproof.storage.ledger_rows import StoredEntry
@@ -51,7 +53,7 @@ from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegisteredRelease, RegistryStore
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
-from nightproof.watch.drift.watcher import Watcher
+from nightproof.watch.drift.watcher import Condition, Watcher
 from nightproof.watch.drift.wire import Release
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
@@ -137,6 +139,14 @@ class Runtime:
             on_event=lambda event, service: meters.count_event(event, service=service),
         )
         self.house.drift = self.drift
+        self.feedback = FeedbackDesk(
+            FeedbackStore(state.feedback_db, most=settings.feedback.keep_labels),
+            vault,
+            settings.feedback,
+            open_reader=self.archive.reader,
+            on_event=lambda event, service: meters.count_event(event, service=service),
+        )
+        self.house.feedback = self.feedback
         self.upkeep = Upkeep(
             self.archive,
             settings,
@@ -191,6 +201,7 @@ class Runtime:
             log("stop_not_recorded", level="error", why=fault.text)
         else:
             self.state.mark_stopped()
+        _close(self.feedback)
         if self._reader is not None:
             _close(self._reader)  # before the ledger: whoever closes last empties the write-ahead log
         await self.archive.stop()
@@ -391,6 +402,7 @@ class Runtime:
             if served.live.last_good is not None:
                 served.live.last_good.clear()
         self.drift_desk.forget(pseudonym)
+        self.feedback.forget(pseudonym)
         return self.quarantine.forget(pseudonym)
 
     # -- drift --------------------------------------------------------------------------------
@@ -705,6 +717,10 @@ class Runtime:
         yield from self.upkeep.gauges()
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
 
+    def conditions(self) -> list[Condition]:
+        """Return the conditions that drift and labels raise now, by their names in the failure catalogue."""
+        return [*self.drift.conditions(), *self.feedback.conditions()]
+
     def _drift_gauges(self) -> Iterable[Metric]:
         stands = self.drift.status()
         yield gauge(
@@ -729,6 +745,15 @@ class Runtime:
             "nightproof_drift_rows",
             "Rows held against the profile.",
             {(one.service,): float(one.rows) for one in stands},
+            ["service"],
+        )
+        held: Counter[tuple[str]] = Counter(
+            (one.service,) for one in self.feedback.conditions() if one.failure == "feedback_poisoned"
+        )
+        yield gauge(
+            "nightproof_feedback_sources_held",
+            "Keys whose labels are set aside.",
+            {(one.service,): float(held[(one.service,)]) for one in stands},
             ["service"],
         )
         pid = self.drift.child_pid

@@ -47,6 +47,7 @@ class _Verbs(click.Group):
         "serve": ("nightproof.cli.serve", "serve"),
         "audit": ("nightproof.cli.audit", "audit"),
         "drift": ("nightproof.cli.drift", "drift"),
+        "feedback": ("nightproof.cli.feedback", "feedback"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

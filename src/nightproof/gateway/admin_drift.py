@@ -17,6 +17,8 @@ from nightproof.steer.drift import masked_reports
 Act = Callable[[str, bytes], Awaitable[Any]]
 _ONE = re.compile(r"/admin/drift/([^/]{1,200})(/examples)?")
 
+_FEEDBACK = re.compile(r"/admin/feedback/([^/]{1,200})(?:/([A-Za-z0-9_-]{1,64})/(accept|reject))?")
+
 
 class DriftRoutes:
     """Says how services stand against their profiles."""
@@ -26,6 +28,12 @@ class DriftRoutes:
 
     def find(self, method: str, path: str) -> tuple[Action, Act] | None:
         """Return which right a route needs and what it does; None where the route is not one of these."""
+        if match := _FEEDBACK.fullmatch(path):
+            service, key, verb = match[1], match[2], match[3]
+            if method == "GET" and key is None:
+                return Action.READ_STATUS, lambda who, _: self._feedback(service)
+            if method == "POST" and key is not None:
+                return Action.QUARANTINE, lambda who, _: self._decide(who, service, key, verb == "accept")
         if method != "GET":
             return None
         if path == "/admin/drift":
@@ -50,3 +58,21 @@ class DriftRoutes:
         hidden = self._runtime.sensitive_of(service)
         shown = msgspec.structs.replace(status, signals=masked_reports(status.signals, hidden))
         return {**msgspec.to_builtins(shown), "history": msgspec.to_builtins(alarms)}
+
+    async def _feedback(self, service: str) -> Any:
+        served = self._runtime.house.services.get(service)
+        if served is None:
+            raise Refusal(f"Service {service!r} is not served here.", failure="unknown_service")
+        drift, desk, label = self._runtime.drift, self._runtime.feedback, served.live.label
+        confidence, is_drifting = drift.mean_confidence(service), drift.is_drifting(service)
+        return await asyncio.to_thread(
+            lambda: desk.status(service, label, mean_confidence=confidence, is_drifting=is_drifting)
+        )
+
+    async def _decide(self, who: str, service: str, key: str, accept: bool) -> Any:
+        await self._runtime.act(
+            who, "feedback.accept" if accept else "feedback.reject", service=service, target=key
+        )
+        desk = self._runtime.feedback
+        moved = await asyncio.to_thread(lambda: desk.decide(service, key, accept=accept))
+        return {"service": service, "key": key, "labels": moved, "accepted": accept}

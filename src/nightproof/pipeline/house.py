@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -12,15 +12,31 @@ from nightproof.audit.ledger import Ledger
 from nightproof.audit.spill import Spill
 from nightproof.audit.vault import Vault
 from nightproof.base.ids import RequestIds
+from nightproof.base.labels import GivenLabel, LabelOutcome
 from nightproof.base.values import Caller, Reply
 from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
+from nightproof.declare.describe import Description
 from nightproof.limits.limiter import Limiter
 from nightproof.pipeline.last_good import LastGood
 from nightproof.settings.settings import Settings
 from nightproof.watch.drift.watcher import Watcher
 from nightproof.watch.meters import Meters
 from nightproof.workers.engine import Engine, Job
+
+
+class TakesLabels(Protocol):
+    """Takes labels in; blocks, so it is called in a thread."""
+
+    def take(
+        self,
+        labels: Sequence[GivenLabel],
+        *,
+        description: Description,
+        caller: Caller,
+        expected_error: float | None,
+    ) -> list[LabelOutcome]:
+        """Say what became of each label."""
 
 
 class RecordedReply(msgspec.Struct, frozen=True):
@@ -81,6 +97,7 @@ class House(msgspec.Struct, eq=False):
     ids: RequestIds
     drift: Watcher | None = None
     """Takes a sample of what was answered."""
+    feedback: TakesLabels | None = None
     spill: Spill | None = None
     spilling_services: set[str] = set()
     """Those that are answered although the ledger cannot be written, while the spill takes their records."""

@@ -125,7 +125,7 @@ def _finish(story: Story, house: House) -> None:
         _log_failures(story)
     house.running_keys.discard(story.idem)
     house.meters.count_story(
-        service=story.service,
+        service=story.counted_as or story.service,
         release=story.release,
         ending=story.ending,
         failure=story.failure,

@@ -98,6 +98,8 @@ class Story(msgspec.Struct, eq=False):
     appended: asyncio.Future[int] | None = None
     """Its entry is on the way to the ledger, with the ending as it stands."""
     deadline_s: float = 0.0
+    counted_as: str = ""
+    """Under which service's name the meters count it, where not under its own: labels are no predictions."""
 
     @classmethod
     def of(cls, arrival: Arrival) -> Story:

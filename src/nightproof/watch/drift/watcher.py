@@ -454,6 +454,13 @@ class Watcher:
         watched = self._services.get(service)
         return watched is not None and watched.state == "drifting"
 
+    def mean_confidence(self, service: str) -> float | None:
+        """Return the mean confidence of a service's answers in the last hour; None where there is none."""
+        watched = self._services.get(service)
+        minutes = list(watched.confidence) if watched is not None else []
+        rows = sum(minute[1] for minute in minutes)
+        return sum(minute[2] for minute in minutes) / rows if rows else None
+
     def effects(self) -> Iterable[tuple[str, str, float]]:
         """Return service, feature and effect of each feature: the largest of its signals, on the last window."""
         for service, watched in self._services.items():
@@ -475,8 +482,7 @@ class Watcher:
     def _status(self, watched: Watched) -> DriftStatus:
         told = watched.told
         alarm = told.alarm if told else None
-        rows = sum(minute[1] for minute in watched.confidence)
-        estimate = sum(minute[2] for minute in watched.confidence) / rows if rows else None
+        estimate = self.mean_confidence(watched.release.service)
         drifting = watched.state == "drifting"
         return DriftStatus(
             service=watched.release.service,
