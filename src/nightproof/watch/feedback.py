@@ -186,7 +186,8 @@ def sequence_range(right: int, total: int, alpha: float = _ALPHA) -> tuple[float
         return likelihood >= needed
 
     best = min(1 - 1e-9, max(1e-9, right / total))
-    return _edge(stays, best, 1e-12), _edge(stays, best, 1 - 1e-12)
+    low = _edge(stays, best, 1e-12) if right else 0.0
+    return low, _edge(stays, best, 1 - 1e-12) if right < total else 1.0
 
 
 def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:

@@ -167,7 +167,7 @@ def advance(state: State, window: Counts, profile: Profile, rules: Rules) -> Ala
     if raised is not None:
         _note(state, raised)
         for scale in state.scales:
-            _begin_anew(scale)
+            _begin_anew(scale, profile)
     elif state.alarm is not None:
         _calm_down(state)
     return raised
@@ -271,7 +271,9 @@ def _note(state: State, raised: Alarm) -> None:
     state.alarm = msgspec.structs.replace(before, signals=names, multiple=raised.multiple, rows=raised.rows)
 
 
-def _begin_anew(scale: Scale) -> None:
+def _begin_anew(scale: Scale, profile: Profile) -> None:
+    """Start over after an alarm, and with an empty window: what was alarmed about is not to alarm again."""
+    scale.filling, scale.parts = fresh_counts(profile), 0
     scale.evidence = scale.weight_sum = 0.0
     scale.run = 1.0
     scale.by_signal = [0.0] * len(scale.by_signal)

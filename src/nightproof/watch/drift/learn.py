@@ -47,6 +47,9 @@ _MOST_DIRECTIONS = 8
 _DAY_S = 86_400.0
 _BLOCKS = 20
 _LEAST_BLOCK = 50
+_ROWS_PER_SEGMENT = 100
+_SEASON_RATIO = 2.0
+"""Chi-square per degree of freedom from which segments of time count as different; chance gives about 1."""
 
 
 class NotEnough(Exception):
@@ -337,39 +340,64 @@ def _fill(
     block_rows: int,
     answered_places: Sequence[int] | None,
 ) -> Profile:
-    """Count the reference, in the seasons that explain it best, and measure how much its blocks differ."""
+    """Count the reference, by seasons where it has any, and measure how much its blocks differ."""
     codes, answered = Reader(draft).codes(parsed)
     asked = np.ones(len(answered), dtype=bool)
     if answered_places is not None:
         asked[:] = False
         asked[list(answered_places)] = True
     counting: dict[Side, Any] = {"input": None, "relation": None, "output": answered, "check": asked}
-    best: tuple[float, Seasons, list[Signal], list[int]] | None = None
-    for seasons in _possible_seasons(times_s):
-        places = segment_places(seasons, times_s, len(parsed.inputs))
-        signals = [
-            _filled(signal, row, counting[signal.side], places, segments_of(seasons), block_rows)
+    seasons = _seasons_of(codes, times_s, draft.signals)
+    places = segment_places(seasons, times_s, len(parsed.inputs))
+    segments = segments_of(seasons)
+    return msgspec.structs.replace(
+        draft,
+        seasons=seasons,
+        segment_rows=np.bincount(places, minlength=segments).tolist(),
+        signals=[
+            _filled(signal, row, counting[signal.side], places, segments, block_rows)
             for signal, row in zip(draft.signals, codes, strict=True)
-        ]
-        score = sum(math.log(signal.inflation) for signal in signals)
-        segment_rows = np.bincount(places, minlength=segments_of(seasons)).tolist()
-        if best is None or score < best[0] - 0.2 * len(signals):
-            best = (score, seasons, signals, segment_rows)
-    if best is None:
-        return draft
-    return msgspec.structs.replace(draft, seasons=best[1], signals=best[2], segment_rows=best[3])
+        ],
+    )
+
+
+def _seasons_of(codes: Any, times_s: Sequence[float] | None, signals: Sequence[Signal]) -> Seasons:
+    """Choose the segments of time that differ among themselves, where there are rows enough for each of them."""
+    rows = codes.shape[1]
+    ratios: dict[Seasons, float] = {
+        seasons: _segments_differ(
+            codes, segment_places(seasons, times_s, rows), segments_of(seasons), signals
+        )
+        for seasons in _possible_seasons(times_s)
+        if rows >= _ROWS_PER_SEGMENT * segments_of(seasons)
+    }
+    differ = [seasons for seasons, ratio in ratios.items() if ratio > _SEASON_RATIO]
+    if len(differ) == 2 and rows >= _ROWS_PER_SEGMENT * segments_of("hours_and_months"):
+        return "hours_and_months"
+    return max(differ, key=ratios.__getitem__, default="none")
+
+
+def _segments_differ(codes: Any, places: Any, segments: int, signals: Sequence[Signal]) -> float:
+    """Return how far the most seasonal signal's spread over the segments is from chance, which gives about 1."""
+    largest = 0.0
+    for signal, row in zip(signals, codes, strict=True):
+        table = np.bincount(places * signal.cells + row, minlength=segments * signal.cells)
+        table = table.reshape(segments, signal.cells).astype(np.float64)
+        expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+        kept = expected >= 5
+        df = kept.sum() - kept.any(axis=0).sum() - kept.any(axis=1).sum() + 1
+        if df > 0:
+            x2 = float((((table - expected) ** 2)[kept] / expected[kept]).sum())
+            largest = max(largest, x2 / df)
+    return largest
 
 
 def _possible_seasons(times_s: Sequence[float] | None) -> list[Seasons]:
-    found: list[Seasons] = ["none"]
     if times_s is None or len(times_s) < 2:
-        return found
+        return []
     span_s = max(times_s) - min(times_s)
-    if span_s >= 14 * _DAY_S:
-        found.append("hours")
-    if span_s >= 360 * _DAY_S:
-        found += ["months", "hours_and_months"]
-    return found
+    found: list[Seasons] = ["hours"] if span_s >= 14 * _DAY_S else []
+    return [*found, "months"] if span_s >= 360 * _DAY_S else found
 
 
 def segment_places(seasons: Seasons, times_s: Sequence[float] | None, rows: int) -> Any:

@@ -166,13 +166,21 @@ class Text(msgspec.Struct, frozen=True):
 def category_key(value: Any) -> Any:
     """Return what a value is counted under."""
     if isinstance(value, list | dict):
-        return Text(orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
+        return Text(_written(value).decode())
     return value
 
 
 def hash_of(value: Any) -> int:
     """Return 32 bits that stand for a category."""
-    return zlib.crc32(value.text.encode() if isinstance(value, Text) else orjson.dumps(value))
+    return zlib.crc32(value.text.encode() if isinstance(value, Text) else _written(value))
+
+
+def _written(value: Any) -> bytes:
+    """Write a value as JSON; what orjson does not take (integers beyond 64 bits) in Python's own words."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return repr(value).encode("utf-8", "backslashreplace")
 
 
 def as_numbers(column: list[Any]) -> tuple[Floats, Any]:
