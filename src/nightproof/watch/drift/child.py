@@ -31,13 +31,14 @@ from nightproof.watch.drift.fields import fields_of
 from nightproof.watch.drift.wire import Row
 
 _PR_SET_PDEATHSIG = 1
-_NICE = 10
+_NICE = 5
 _READ_BYTES = 1 << 20
 _KEPT_ROWS = 512
 _KEPT_BYTES = 4 << 20
 _EXAMPLES_PER_SIGNAL = 2
 _MOST_EXAMPLES = 6
-_TELL_EVERY_S = 5.0
+_TELL_EVERY_S = 1.0
+_STATE_EVERY_S = 30.0
 
 _profiles = msgspec.msgpack.Decoder(Profile)
 _states = msgspec.msgpack.Decoder(detector.State)
@@ -57,7 +58,7 @@ class Watching:
         self._recent: deque[Row] = deque(maxlen=_KEPT_ROWS)
         self._recent_bytes = 0
         self._callers: Counter[str] = Counter()
-        self._untold_s = 0.0
+        self._untold_s = self._unkept_s = 0.0
         self._skipped = 0
         self._segment = (-1.0, 0)
         if order.profile:
@@ -84,6 +85,7 @@ class Watching:
             return
         self._window.elapsed_s += message.elapsed_s
         self._untold_s += message.elapsed_s
+        self._unkept_s += message.elapsed_s
         raised: detector.Alarm | None = None
         closed = False
         if rows:
@@ -169,6 +171,9 @@ class Watching:
         if profile is None:
             raise RuntimeError("there is nothing to tell before there is a profile")
         report = detector.report(state, profile) if with_report else []
+        with_state = with_report or self._unkept_s >= _STATE_EVERY_S
+        if with_state:
+            self._unkept_s = 0.0
         shown = next((scale.last for scale in reversed(state.scales) if scale.last is not None), None)
         return wire.Told(
             service=self.release.service,
@@ -188,7 +193,7 @@ class Watching:
             window_began_us=shown.began_us if shown else 0,
             window_ended_us=shown.ended_us if shown else 0,
             examples=self._examples(raised) if raised is not None else [],
-            state=_encoder.encode(state),
+            state=_encoder.encode(state) if with_state else b"",
             skipped=self._skipped,
         )
 

@@ -395,14 +395,18 @@ class Watcher:
         if watched is None or watched.release.digest != told.digest:
             return
         was_drifting = watched.state == "drifting"
+        if not told.state and watched.told is not None:
+            told.state = watched.told.state  # the last one that there is, for a child that has to begin again
+            is_new_state = False
+        else:
+            is_new_state = bool(told.state)
         watched.told = told
         watched.report = told.report or watched.report
         watched.state = _state_of(told)
         if watched.state != "learning":
             watched.why = ""
-        now = monotonic_s()
-        if told.state and (told.raised or told.report or now - watched.saved_s > _SAVE_EVERY_S):
-            watched.saved_s = now
+        if is_new_state and (told.raised or monotonic_s() - watched.saved_s > _SAVE_EVERY_S):
+            watched.saved_s = monotonic_s()
             self._do(self._keeper.keep_state(told.service, told.digest, told.state))
         if told.raised and told.alarm is not None:
             self._on_event("drift_detected", told.service)
