@@ -168,6 +168,13 @@ def run_stages(bench: Bench) -> None:
         bench.findings.stages = footprint.read_stages(subject, bench.seconds(8, 3))
 
 
+def run_drift(bench: Bench) -> None:
+    """Hold the drift watch to its truth, beside Evidently and River, and read what it costs."""
+    from benchmarks.drift import run  # numpy and the rest only where they are needed
+
+    bench.findings.drift = run.run(bench.results, is_quick=bench.is_quick, say=bench.say)
+
+
 EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "load": run_load,
     "overload": run_overload,
@@ -177,6 +184,7 @@ EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "kill": run_kill,
     "footprint": run_footprint,
     "stages": run_stages,
+    "drift": run_drift,
     "peers": run_peers,
 }
 
