@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,22 +30,18 @@ from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
 from nightproof.declare.folder import read_golden
 from nightproof.limits.limiter import Limiter
-from nightproof.pipeline.call import ask
 from nightproof.pipeline.house import House, RecordedReply, ServedRelease, ServedService
 from nightproof.pipeline.last_good import LastGood
 from nightproof.pipeline.record import REST, WHOLE
 from nightproof.settings.settings import Settings
 from nightproof.steer import status as steer_status
 from nightproof.steer.archive import Archive
-from nightproof.steer.drift import DriftDesk
-from nightproof.steer.feedback import FeedbackDesk
 from nightproof.steer.find import Desk
 from nightproof.steer.tick import flush_summaries, note, try_again
 from nightproof.steer.upkeep import Upkeep
+from nightproof.steer.watching import LiveRelease, Watching
 from nightproof.storage import proc
 from nightproof.storage.bundles import snapshot
-from nightproof.storage.drift_store import DriftStore
-from nightproof.storage.feedback_store import FeedbackStore
 from nightproof.storage.keyring import Keyring
 from nightproof.storage.ledger_protocol import LedgerReading
 from nightproof.storage.ledger_rows import StoredEntry
@@ -53,22 +49,16 @@ from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegisteredRelease, RegistryStore
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
-from nightproof.watch.drift.watcher import Condition, Watcher
-from nightproof.watch.drift.wire import Release
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
 from nightproof.watch.meters import Meters, gauge, histogram_of
-from nightproof.workers.engine import Engine, Job, Outcome
+from nightproof.workers.engine import Engine, Job
 from nightproof.workers.pool import Pool
 
 _TICK_S = 0.25
 _DISK_EVERY_S = 2.0
 _LAST_ENDINGS_WITHIN_S = 1.0
 _CERTIFICATE_WARN_DAYS = 21
-_REFERENCE_BATCH = 32
-_ENDS_WORKERS = frozenset({"model_timeout", "model_crash", "model_out_of_memory", "poison_input"})
-_REFERENCE_ANSWERS_WITHIN_S = 120.0
-_REFERENCE_ONE_WITHIN_S = 10.0
 
 
 class Runtime:
@@ -130,23 +120,10 @@ class Runtime:
             summaries=summaries,
             ids=RequestIds(),
         )
-        self.drift_desk = DriftDesk(
-            DriftStore(state.drift_db), vault, note=self._note, sensitive_of=self.sensitive_of
+        self.watching = Watching(
+            settings, state, self.archive, meters, note=self._note, sensitive_of=self.sensitive_of
         )
-        self.drift = Watcher(
-            settings.drift,
-            self.drift_desk,
-            on_event=lambda event, service: meters.count_event(event, service=service),
-        )
-        self.house.drift = self.drift
-        self.feedback = FeedbackDesk(
-            FeedbackStore(state.feedback_db, most=settings.feedback.keep_labels),
-            vault,
-            settings.feedback,
-            open_reader=self.archive.reader,
-            on_event=lambda event, service: meters.count_event(event, service=service),
-        )
-        self.house.feedback = self.feedback
+        self.house.drift, self.house.feedback = self.watching.drift, self.watching.feedback
         self.upkeep = Upkeep(
             self.archive,
             settings,
@@ -168,7 +145,7 @@ class Runtime:
         await self._note_start()
         self.house.spill = await self.upkeep.start(self._begin)
         self._tick_task = asyncio.create_task(self._tick())
-        self.drift.start()
+        self.watching.drift.start()
         for folder in self._folders:
             await self._serve_folder(folder)
         self.keep_days()  # noted now: it holds also when a service is served no longer
@@ -188,7 +165,7 @@ class Runtime:
             self._tick_task.cancel()
         for task in self._background:
             task.cancel()
-        await self.drift.stop()
+        await self.watching.drift.stop()
         await asyncio.gather(*(pool.stop() for pool in self._pools))
         # Who was cut short is being told so: that too is recorded before the ledger closes.
         deadline_s = monotonic_s() + _LAST_ENDINGS_WITHIN_S
@@ -201,12 +178,12 @@ class Runtime:
             log("stop_not_recorded", level="error", why=fault.text)
         else:
             self.state.mark_stopped()
-        _close(self.feedback)
+        _close(self.watching)
         if self._reader is not None:
             _close(self._reader)  # before the ledger: whoever closes last empties the write-ahead log
         await self.archive.stop()
         await self.upkeep.stop()
-        for store in (self.keyring, self.quarantine, self._registry, self.drift_desk):
+        for store in (self.keyring, self.quarantine, self._registry):
             _close(store)
         log("stopped")
 
@@ -329,6 +306,13 @@ class Runtime:
             last_good=LastGood(max_age_s=max(ages)) if ages else None,
         )
 
+    def _live(self) -> Iterable[LiveRelease]:
+        for name, served in self.house.services.items():
+            live = served.live
+            yield LiveRelease(
+                name, live.label, live.digest, live.engine, live.input_checks, live.output_checks
+            )
+
     def _hold(self, label: str, job: Job) -> None:
         """Put a record that ended two workers into quarantine, and refuse it from now on."""
         for served in self.house.services.values():
@@ -401,66 +385,8 @@ class Runtime:
         for served in self.house.services.values():
             if served.live.last_good is not None:
                 served.live.last_good.clear()
-        self.drift_desk.forget(pseudonym)
-        self.feedback.forget(pseudonym)
+        self.watching.forget(pseudonym)
         return self.quarantine.forget(pseudonym)
-
-    # -- drift --------------------------------------------------------------------------------
-
-    def _watch_drift(self) -> None:
-        """Have every live release watched, whichever way it became live."""
-        for name, served in self.house.services.items():
-            live = served.live
-            if not self.drift.watches(name, live.digest):
-                described = live.engine.description
-                release = Release(
-                    name,
-                    live.digest,
-                    described.input_schema,
-                    described.output_schema,
-                    [*described.input_checks, *described.output_checks, "unusual"],
-                )
-                self.drift.forget(name)
-                self._begin(
-                    self.drift.watch(
-                        release,
-                        live.label,
-                        str(self.state.bundles / live.digest),
-                        declares_confidence=bool(described.confidence_field),
-                        answer=lambda inputs, live=live: self._answer_reference(live, inputs),  # type: ignore[misc]
-                    )
-                )
-
-    async def _answer_reference(
-        self, release: ServedRelease, inputs: list[bytes]
-    ) -> list[tuple[bytes, list[str]]]:
-        """Have a release answer rows of its reference, only while nobody else waits; as many as the time allows."""
-        answers: list[tuple[bytes, list[str]]] = []
-        until_s = monotonic_s() + _REFERENCE_ANSWERS_WITHIN_S
-        size = min(_REFERENCE_BATCH, release.engine.description.max_batch)
-        for at in range(0, len(inputs), size):
-            while release.engine.snapshot().queued or not release.engine.is_ready():
-                if monotonic_s() > until_s:
-                    return answers
-                await asyncio.sleep(0.05)
-            if monotonic_s() > until_s:
-                return answers
-            batch = inputs[at : at + size]
-            values = [orjson.loads(one) for one in batch]
-            holds = [release.input_checks.holds(value) for value in values]
-            asked = [one for one, good in zip(batch, holds, strict=True) if good]
-            outcomes: Iterator[Outcome] = iter(())
-            if asked:
-                _, told = await ask(release, asked, monotonic_s() + _REFERENCE_ONE_WITHIN_S)
-                if any(one.failure in _ENDS_WORKERS for one in told):
-                    return answers  # whatever ails the model, the profile must not make it worse
-                outcomes = iter(told)
-            for value, good in zip(values, holds, strict=True):
-                outcome = next(outcomes) if good else Outcome(failure="invalid_input")
-                is_good = not outcome.failure and not release.output_checks.judge(outcome.output).failure
-                findings = [*release.input_checks.unusual(value), *outcome.findings] if good else []
-                answers.append((outcome.output if is_good else b"", findings))
-        return answers
 
     # -- what the steps ask -------------------------------------------------------------------
 
@@ -536,7 +462,7 @@ class Runtime:
                 await try_again(self.house.ledger, self.house.ids)
                 self.keyring.refresh(now)
                 if not self.house.starting:
-                    self._watch_drift()
+                    self.watching.see_to(self._live(), self._begin)
                 if now - poison_s > 5.0:
                     poison_s = now
                     self.refresh_poison()
@@ -610,7 +536,7 @@ class Runtime:
     def status(self) -> steer_status.Status:
         """Return what `nightproof status` shows."""
         meters = self.house.meters.snapshot()
-        drift = {one.service: one for one in self.drift.status()}
+        drift = self.watching.status()
         services = [
             steer_status.service_status(
                 name,
@@ -713,55 +639,9 @@ class Runtime:
         yield gauge(
             "nightproof_process_open_fds", "Open files of the server process.", {(): float(proc.open_files())}
         )
-        yield from self._drift_gauges()
+        yield from self.watching.gauges()
         yield from self.upkeep.gauges()
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
-
-    def conditions(self) -> list[Condition]:
-        """Return the conditions that drift and labels raise now, by their names in the failure catalogue."""
-        return [*self.drift.conditions(), *self.feedback.conditions()]
-
-    def _drift_gauges(self) -> Iterable[Metric]:
-        stands = self.drift.status()
-        yield gauge(
-            "nightproof_drift_effect",
-            "Share of rows that would have to move for the last window to look like the release's reference.",
-            {(service, feature): effect for service, feature, effect in self.drift.effects()},
-            ["service", "feature"],
-        )
-        yield gauge(
-            "nightproof_drift_detected",
-            "Whether the data of a service drifts.",
-            {(one.service,): float(one.state == "drifting") for one in stands},
-            ["service"],
-        )
-        yield gauge(
-            "nightproof_drift_evidence",
-            "Evidence for drift; at 1 it alarms.",
-            {(one.service,): one.evidence for one in stands},
-            ["service"],
-        )
-        yield gauge(
-            "nightproof_drift_rows",
-            "Rows held against the profile.",
-            {(one.service,): float(one.rows) for one in stands},
-            ["service"],
-        )
-        held: Counter[tuple[str]] = Counter(
-            (one.service,) for one in self.feedback.conditions() if one.failure == "feedback_poisoned"
-        )
-        yield gauge(
-            "nightproof_feedback_sources_held",
-            "Keys whose labels are set aside.",
-            {(one.service,): float(held[(one.service,)]) for one in stands},
-            ["service"],
-        )
-        pid = self.drift.child_pid
-        yield gauge(
-            "nightproof_drift_resident_memory_bytes",
-            "Memory of the process that watches for drift.",
-            {(): float(proc.rss_bytes(pid))} if pid else {},
-        )
 
 
 def _close(store: _Closable) -> None:

@@ -222,7 +222,7 @@ def consistency_file(old: bytes, new: bytes, proof: Sequence[bytes]) -> bytes:
 def check_consistency_file(
     content: bytes, verifiers: Sequence[Verifier]
 ) -> tuple[ParsedCheckpoint, ParsedCheckpoint]:
-    """Verify a consistency file; return both checkpoints, the older first. Raises NoteRefused where it does not hold."""
+    """Verify a consistency file; return both checkpoints, older first. Raises NoteRefused where it does not hold."""
     head, found, notes = content.partition(b"\n\n")
     old, between, new = notes.partition(_BETWEEN)
     lines = head.decode("ascii", "replace").split("\n")

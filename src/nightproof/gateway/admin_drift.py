@@ -45,15 +45,15 @@ class DriftRoutes:
         return None
 
     async def _all(self, who: str, _: bytes) -> Any:
-        return [msgspec.structs.replace(one, signals=[]) for one in self._runtime.drift.status()]
+        return [msgspec.structs.replace(one, signals=[]) for one in self._runtime.watching.drift.status()]
 
     async def _one(self, who: str, service: str, *, with_examples: bool) -> Any:
-        status = self._runtime.drift.status_of(service)
+        status = self._runtime.watching.drift.status_of(service)
         if status is None:
             raise Refusal(f"Service {service!r} is not served here.", failure="unknown_service")
         if with_examples:
             await self._runtime.act(who, "drift.examples", service=service)
-        desk = self._runtime.drift_desk
+        desk = self._runtime.watching.desk
         alarms = await asyncio.to_thread(lambda: desk.alarms(service, with_examples=with_examples))
         hidden = self._runtime.sensitive_of(service)
         shown = msgspec.structs.replace(status, signals=masked_reports(status.signals, hidden))
@@ -63,7 +63,7 @@ class DriftRoutes:
         served = self._runtime.house.services.get(service)
         if served is None:
             raise Refusal(f"Service {service!r} is not served here.", failure="unknown_service")
-        drift, desk, label = self._runtime.drift, self._runtime.feedback, served.live.label
+        drift, desk, label = self._runtime.watching.drift, self._runtime.watching.feedback, served.live.label
         confidence, is_drifting = drift.mean_confidence(service), drift.is_drifting(service)
         return await asyncio.to_thread(
             lambda: desk.status(service, label, mean_confidence=confidence, is_drifting=is_drifting)
@@ -73,6 +73,6 @@ class DriftRoutes:
         await self._runtime.act(
             who, "feedback.accept" if accept else "feedback.reject", service=service, target=key
         )
-        desk = self._runtime.feedback
+        desk = self._runtime.watching.feedback
         moved = await asyncio.to_thread(lambda: desk.decide(service, key, accept=accept))
         return {"service": service, "key": key, "labels": moved, "accepted": accept}
