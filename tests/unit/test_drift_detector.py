@@ -158,18 +158,39 @@ def test_an_alarm_ends_after_three_windows_without_evidence():
     assert state.alarms == 1
 
 
-def test_a_drift_that_stays_keeps_its_beginning():
+def test_a_drift_that_stays_is_one_alarm_and_keeps_its_beginning():
     profile = numbers_profile(2)
     rules = truth.rules()
     state = detector.fresh_state(profile, rules)
     rng = np.random.default_rng(2)
+    raised = []
     for at in range(6):
         rows = [{"x0": a + 1.0, "x1": b} for a, b in rng.normal(size=(500, 2)).tolist()]
-        detector.advance(state, window_of(profile, rows, at=at * 10), profile, rules)
+        raised.append(detector.advance(state, window_of(profile, rows, at=at * 10), profile, rules))
 
+    assert [one is not None for one in raised] == [True, False, False, False, False, False]
+    assert state.alarms == 1
     assert state.alarm is not None
     assert state.alarm.since_us == 1
     assert "/x1" not in state.alarm.signals
+
+
+def test_a_field_that_joins_a_standing_drift_is_news():
+    profile = numbers_profile(2)
+    rules = truth.rules()
+    state = detector.fresh_state(profile, rules)
+    rng = np.random.default_rng(2)
+
+    def window(first: float, second: float) -> Any:
+        rows = [{"x0": a + first, "x1": b + second} for a, b in rng.normal(size=(500, 2)).tolist()]
+        return window_of(profile, rows)
+
+    detector.advance(state, window(1.0, 0.0), profile, rules)
+    news = detector.advance(state, window(1.0, 1.0), profile, rules)
+
+    assert news is not None
+    assert {"/x0", "/x1"} <= set(news.signals)
+    assert state.alarms == 1
 
 
 def test_the_reference_of_seasons_is_compared_hour_by_hour():

@@ -82,7 +82,7 @@ class Watching:
     ) -> None:
         """Have every live release watched, whichever way it became live. Called by the tick."""
         for one in live:
-            if self.drift.watches(one.service, one.digest):
+            if self.drift.watches(one.service, one.label, one.digest):
                 continue
             described = one.engine.description
             release = Release(

@@ -146,7 +146,10 @@ def is_full(counts: Counts, rules: Rules) -> bool:
 
 
 def advance(state: State, window: Counts, profile: Profile, rules: Rules) -> Alarm | None:
-    """Take in one small window; return the alarm that it raises, if it does. Changes `state`."""
+    """Take in one small window; return the alarm that it raises, if it does. Changes `state`.
+
+    While an alarm stands it is not raised again, unless by signals that had no part in it.
+    """
     state.windows += 1
     state.rows += window.rows
     raised: Alarm | None = None
@@ -165,7 +168,7 @@ def advance(state: State, window: Counts, profile: Profile, rules: Rules) -> Ala
                 signals=[profile.signals[place].name for place in moved(scale)],
             )
     if raised is not None:
-        _note(state, raised)
+        raised = _note(state, raised)
         for scale in state.scales:
             _begin_anew(scale, profile)
     elif state.alarm is not None:
@@ -259,16 +262,19 @@ def moved(scale: Scale) -> list[int]:
     return [place for _, place in ranked[:named]]
 
 
-def _note(state: State, raised: Alarm) -> None:
-    """Let an alarm stand; one that stands already keeps its beginning and gains what is new."""
+def _note(state: State, raised: Alarm) -> Alarm | None:
+    """Let an alarm stand; one that stands already keeps its beginning and gains what is new. Return what is news."""
     state.calm = 0
-    state.alarms += 1
     before = state.alarm
     if before is None:
+        state.alarms += 1
         state.alarm = raised
-        return
-    names = [*raised.signals, *(name for name in before.signals if name not in raised.signals)]
-    state.alarm = msgspec.structs.replace(before, signals=names, multiple=raised.multiple, rows=raised.rows)
+        return raised
+    new = [name for name in raised.signals if name not in before.signals]
+    state.alarm = msgspec.structs.replace(
+        before, signals=[*before.signals, *new], multiple=raised.multiple, rows=raised.rows
+    )
+    return state.alarm if new else None
 
 
 def _begin_anew(scale: Scale, profile: Profile) -> None:

@@ -31,6 +31,7 @@ _SAVE_EVERY_S = 30.0
 _LARGEST_ROW_BYTES = 256 * 1024
 _RESTART_AFTER_S = (0.5, 2.0, 10.0, 60.0)
 _BUILD_WITHIN_S = 300.0
+_PREPARE_AGAIN_S = 30.0
 _CONFIDENCE_MINUTES = 60
 
 
@@ -226,10 +227,10 @@ class Watcher:
         minutes[-1][1] += 1
         minutes[-1][2] += confidence
 
-    def watches(self, service: str, digest: str) -> bool:
+    def watches(self, service: str, label: str, digest: str) -> bool:
         """Say whether this release of the service is being watched, or prepared to be."""
         watched = self._services.get(service)
-        return watched is not None and watched.release.digest == digest
+        return watched is not None and (watched.label, watched.release.digest) == (label, digest)
 
     async def watch(
         self,
@@ -251,6 +252,26 @@ class Watcher:
         if not self._settings.watch:
             watched.state, watched.why = "off", "drift.watch is off"
             return
+        try:
+            await self._prepare(watched, folder, answer)
+        except Exception as error:  # noqa: BLE001
+            # A border: whatever a store or the log said no to is tried again, and the service is served meanwhile.
+            watched.why = f"the profile could not be kept: {type(error).__name__}"
+            log("drift_not_prepared", level="warning", service=release.service, error=type(error).__name__)
+            asyncio.get_running_loop().call_later(_PREPARE_AGAIN_S, self._let_go, watched)
+
+    def _let_go(self, watched: Watched) -> None:
+        """Forget a release that could not be prepared; the tick finds it unwatched and begins again."""
+        if self._services.get(watched.release.service) is watched:
+            del self._services[watched.release.service]
+
+    async def _prepare(
+        self,
+        watched: Watched,
+        folder: str,
+        answer: Callable[[list[bytes]], Awaitable[list[tuple[bytes, list[str]]]]],
+    ) -> None:
+        release = watched.release
         profile, state = await self._keeper.find(release.service, release.digest)
         if not profile and not has_reference(folder):
             watched.why = f"the release has no {REFERENCE}"
@@ -268,7 +289,7 @@ class Watcher:
         log(
             "drift_watch",
             service=release.service,
-            release=label,
+            release=watched.label,
             profile="kept or made" if profile else "to be learnt from live rows",
             why=watched.why,
         )
