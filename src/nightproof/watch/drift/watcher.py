@@ -558,6 +558,6 @@ def _estimate_why(watched: Watched, estimate: float | None) -> str:
 def features_of(signals: Sequence[str], report: Sequence[SignalReport]) -> list[str]:
     """Name the fields behind signals; what fields show together only where no single one moved."""
     sides = {one.name: (one.feature, one.side) for one in report}
-    named = [sides.get(name, (name, "input")) for name in signals]
+    named = [sides.get(name, (name, name.partition(" ")[0])) for name in signals]
     single = [feature for feature, side in named if side != "relation"]
     return list(dict.fromkeys(single or [feature for feature, _ in named]))
