@@ -336,7 +336,7 @@ class Child:
                     {pointer.split("/")[1].replace("~1", "/").replace("~0", "~") for pointer in declared}
                 ),
                 time_field=times[0] if len(times) == 1 else None,
-                most=learn.MOST_ROWS,
+                most=min(learn.MOST_ROWS, max(1_000, learn.MOST_VALUES // max(1, len(declared)))),
             )
         except NoReference as error:
             return wire.NoProfile(str(error))

@@ -31,6 +31,8 @@ from nightproof.watch.drift.measures import Floats, Parsed, Reader
 
 LEAST_ROWS = 100
 MOST_ROWS = 20_000
+MOST_VALUES = 2_000_000
+"""Rows times fields of a reference that are read: what a child of a few hundred megabytes can hold."""
 TOLERANCE = 0.01
 NOISY_TOLERANCE = 0.02
 _QUANTILES = (0, 0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 0.999, 1)
@@ -42,6 +44,7 @@ _USUAL_SHARE = 0.99
 _MOST_KNOWN = 4_096
 _TEXT_COMPONENTS = 12
 _TEXT_ROWS = 1_000
+_TEXTS_FITTED = 5_000
 _MOST_RELATED = 256
 _MOST_DIRECTIONS = 8
 _DAY_S = 86_400.0
@@ -263,6 +266,7 @@ def _flag_signal(name: str) -> Signal:
 
 def text_space(pointer: str, texts: Sequence[str]) -> TextSpace:
     """Fit the directions along which the words of texts differ most (truncated SVD of hashed words)."""
+    texts = texts[:: max(1, math.ceil(len(texts) / _TEXTS_FITTED))]
     hashed = measures.hashed_words(texts)
     occurs = (hashed > 0).sum(axis=0)
     weights = (np.log((1 + len(texts)) / (1 + occurs)) + 1).astype(np.float32)

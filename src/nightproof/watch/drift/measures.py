@@ -25,6 +25,8 @@ TEXT_BUCKETS = 1_024
 _WORD = re.compile(r"\w+")
 _MOST_WORDS = 2_000
 _MOST_CHARACTERS = 20_000
+_TEXTS_AT_ONCE = 2_000
+"""A row of hashed words has 4 kB: so many are held at once."""
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Codes = np.ndarray[Any, np.dtype[np.int16]]
@@ -268,6 +270,8 @@ def hashed_words(column: Sequence[Any], buckets: int = TEXT_BUCKETS) -> Any:
 
 
 class TextReader:
+    """Reads the words of one field's texts."""
+
     def __init__(self, space: TextSpace) -> None:
         self._weights = np.frombuffer(space.weights, dtype=np.float32)
         self._directions = np.frombuffer(space.directions, dtype=np.float32).reshape(
@@ -275,6 +279,14 @@ class TextReader:
         )
 
     def read(self, column: Sequence[Any]) -> Floats:
+        """Return each text's place along the directions; NaN where there is no text."""
+        parts = [
+            self._read_some(column[start : start + _TEXTS_AT_ONCE])
+            for start in range(0, len(column), _TEXTS_AT_ONCE)
+        ]
+        return np.vstack(parts) if parts else np.zeros((0, len(self._directions)))
+
+    def _read_some(self, column: Sequence[Any]) -> Floats:
         weighed = hashed_words(column, len(self._weights)) * self._weights
         norms = np.linalg.norm(weighed, axis=1, keepdims=True)
         weighed = weighed / np.where(norms > 0, norms, 1.0)
