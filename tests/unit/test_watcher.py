@@ -266,6 +266,36 @@ def test_a_store_that_says_no_is_asked_again(monkeypatch: pytest.MonkeyPatch):
     run(story())
 
 
+def test_a_stop_keeps_where_the_detector_stands_and_ends_the_child():
+    async def story() -> None:
+        keeper = Keeper()
+        watch, child, _ = await watching(keeper)
+        watch._heard(told(state=b"latest"))
+
+        await watch.stop()
+
+        assert keeper.kept[-1] == ("state", b"latest")
+        assert child.heard[-1] == wire.Forget("")
+
+    run(story())
+
+
+def test_a_stop_is_not_kept_from_its_end_by_a_store_that_says_no(monkeypatch: pytest.MonkeyPatch):
+    class Full(Keeper):
+        async def keep_state(self, service: str, digest: str, state: bytes) -> None:
+            raise OSError("no space left")
+
+    async def story() -> None:
+        watch, child, _ = await watching(Full())
+        watch._heard(told(state=b"latest"))
+
+        await watch.stop()
+
+        assert child.heard[-1] == wire.Forget("")
+
+    run(story())
+
+
 def test_a_child_that_died_gets_the_last_state_there_was():
     async def story() -> None:
         watch, child, events = await watching(Keeper())

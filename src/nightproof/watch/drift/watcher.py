@@ -32,6 +32,7 @@ _LARGEST_ROW_BYTES = 256 * 1024
 _RESTART_AFTER_S = (0.5, 2.0, 10.0, 60.0)
 _BUILD_WITHIN_S = 300.0
 _PREPARE_AGAIN_S = 30.0
+_KEEP_WITHIN_S = 5.0
 _CONFIDENCE_MINUTES = 60
 
 
@@ -198,11 +199,10 @@ class Watcher:
             self._task.cancel()
         for watched in self._services.values():
             if watched.told is not None and watched.told.state:
-                await self._keeper.keep_state(
-                    watched.release.service, watched.release.digest, watched.told.state
-                )
+                release = watched.release
+                self._do(self._keeper.keep_state(release.service, release.digest, watched.told.state))
         if self._work:
-            await asyncio.wait(self._work, timeout=1.0)
+            await asyncio.wait(self._work, timeout=_KEEP_WITHIN_S)
         if self._child is not None:
             self._child.end()
 
