@@ -49,6 +49,9 @@ class Cost:
     on_per_s: float
     """Each the mean of two turns."""
     rounds: list[tuple[float, float]]
+    off_us: float
+    on_us: float
+    """CPU of all processes per answer: what a busy machine disturbs least."""
     off_server_mb: float
     on_server_mb: float
     child_mb: float
@@ -105,6 +108,7 @@ def measure(results: Path, *, seconds: float, rounds: int) -> Cost:
     """Load both in turns and read what they did."""
     home = make_service(results)
     pairs: list[tuple[float, float]] = []
+    spent: list[tuple[float, float]] = []
     child_mb = child_cores = others = 0.0
     rows = 0
     with (
@@ -121,6 +125,7 @@ def measure(results: Path, *, seconds: float, rounds: int) -> Cost:
                 child_cores = (machine.own_cpu_s(child) - spent_s) / (seconds + 1)
                 child_mb = max(child_mb, _mb(child))
             pairs.append((before.good_per_s, found.good_per_s))
+            spent.append((before.tree_us, found.tree_us))
             others = max(others, before.others_cores, found.others_cores)
         rows = int(ours.drift_rows(on))
         off_mb, on_mb = _mb(off.pid), _mb(on.pid)
@@ -128,6 +133,8 @@ def measure(results: Path, *, seconds: float, rounds: int) -> Cost:
         off_per_s=sum(one for one, _ in pairs) / rounds,
         on_per_s=sum(one for _, one in pairs) / rounds,
         rounds=pairs,
+        off_us=sum(one for one, _ in spent) / rounds,
+        on_us=sum(one for _, one in spent) / rounds,
         off_server_mb=off_mb,
         on_server_mb=on_mb,
         child_mb=child_mb,

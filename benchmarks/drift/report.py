@@ -127,6 +127,7 @@ def _cost(found: DriftFindings) -> Table:
     if cost is None:
         return table
     table.add_row("answers per second", f"{cost.off_per_s:,.0f}", f"{cost.on_per_s:,.0f}")
+    table.add_row("CPU per answer, all processes, µs", f"{cost.off_us:.0f}", f"{cost.on_us:.0f}")
     table.add_row("server process, MB", f"{cost.off_server_mb:.0f}", f"{cost.on_server_mb:.0f}")
     table.add_row("drift child, MB", "-", f"{cost.child_mb:.0f}")
     table.add_row("drift child, cores", "-", f"{cost.child_cores:.3f}")
