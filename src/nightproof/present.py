@@ -14,6 +14,7 @@ from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.base.conditions import Condition
 from nightproof.base.failures import CATALOGUE
 from nightproof.pipeline.house import House, ServedService
+from nightproof.steer.driftwatch import DriftWatch
 from nightproof.steer.oncall import OnCall, Readings
 from nightproof.steer.runbook import Present, facts_of, fill
 from nightproof.steer.upkeep import Upkeep
@@ -29,10 +30,17 @@ class Rooms:
     """The rooms, as those see them who ask what is true now."""
 
     def __init__(
-        self, house: House, upkeep: Upkeep, *, certificate_days: Callable[[], float | None], began_s: float
+        self,
+        house: House,
+        upkeep: Upkeep,
+        drift_watch: DriftWatch,
+        *,
+        certificate_days: Callable[[], float | None],
+        began_s: float,
     ) -> None:
         self._house = house
         self._upkeep = upkeep
+        self._drift_watch = drift_watch
         self._certificate_days = certificate_days
         self._began_s = began_s
         self._conditions = Conditions()
@@ -75,11 +83,13 @@ class Rooms:
         of_services = ("model_unavailable", "workers_exhausted", "golden_case_failed", "poison_input")
         of_the_log = ("audit_unavailable", "audit_outcome_unknown")
         of_upkeep = ("disk_low", "spilling", "spill_full", "witness_late", "witness_refused")
+        of_the_data = ("drift_detected", "feedback_poisoned")
         of_the_server = ("certificate_expiring", "certificate_reload_failed", "unclean_stop")
         return [
             Question("services", of_services, self._service_conditions),
             Question("ledger", of_the_log, self._ledger_conditions),
             Question("upkeep", of_upkeep, self._upkeep.conditions),
+            Question("drift", of_the_data, self._drift_watch.conditions),
             Question("server", of_the_server, self._server_conditions),
         ]
 
