@@ -28,6 +28,7 @@ import trustme
 from nightproof.base.failures import CATALOGUE
 from tests.callers import offer
 from tests.docs import pages
+from tests.releases import folder_of, release_of
 from tests.serving import (
     ROOT,
     SERVICES,
@@ -41,9 +42,10 @@ from tests.serving import (
 )
 
 RUNBOOKS = ROOT / "src" / "nightproof" / "runbooks"
-# Of `witness_refused`, `content_unreadable`, `watch_blind`, `shutting_down` and what ends the server
-# (`audit_outcome_unknown`, `audit_rolled_back`, `audit_tampered`, `vault_locked`), the commands are run on a server, or
-# a state folder, that is well: what makes them is in tests of their own.
+# Of `witness_refused`, `content_unreadable`, `watch_blind`, `shutting_down`, `history_not_kept`, `loop_lagging`,
+# `clock_jumped`, `feedback_poisoned`, what is wrong with releases and what ends the server (`audit_outcome_unknown`,
+# `audit_rolled_back`, `audit_tampered`, `vault_locked`), the commands are run on a server, or a state folder, that has
+# not got this: what makes them is in tests of their own.
 MADE = {
     "misused": [
         "malformed_request", "unauthenticated", "forbidden", "unknown_service", "slow_request",
@@ -51,27 +53,35 @@ MADE = {
         "headers_too_large", "caller_gone", "deadline_exceeded", "model_timeout", "model_crash",
         "model_out_of_memory", "model_error", "invalid_output", "unsafe_output", "low_confidence", "poison_input",
         "availability_burning", "latency_burning", "delivery_failing", "watch_blind", "unclean_stop", "disk_low",
-        "witness_late", "content_unreadable", "shutting_down", "overloaded",
+        "witness_late", "content_unreadable", "shutting_down", "overloaded", "history_not_kept", "loop_lagging",
+        "clock_jumped",
     ],
     "greedy": ["quota_exceeded"],
     "dead": ["model_unavailable", "workers_exhausted", "golden_case_failed"],
     "full": ["audit_unavailable", "spilling", "spill_full"],
     "old_certificate": ["certificate_expiring", "certificate_reload_failed"],
     "witnessed": ["witness_refused"],
+    "promoted": [
+        "promotion_refused", "release_rolled_back", "canary_worse", "canary_undecided", "no_way_back",
+        "release_unsigned", "release_damaged", "release_incompatible", "release_refused",
+    ],
+    "without_writer": ["audit_writer_lost"],
+    "without_collector": ["telemetry_failing"],
+    "drifting": ["drift_detected", "feedback_poisoned"],
     "stopped": ["audit_tampered", "audit_rolled_back", "vault_locked", "audit_outcome_unknown"],
 }  # fmt: skip
 NOT_MADE = {
     "internal_error": "no way from outside is known that ends in a fault of ours",
     "injection_suspected": "no check refuses by this name yet",
 }
-NOT_OF_THIS_MACHINE = frozenset({"journalctl", "systemctl", "timedatectl", "last"})
+NOT_OF_THIS_MACHINE = frozenset({"journalctl", "systemctl", "timedatectl", "last", "dmesg"})
 """They ask systemd, which does not run our servers here."""
-PLACES_OF_THEIRS = ("/etc/nightproof", "/mnt/witness", "ca.pem")
+PLACES_OF_THEIRS = ("/etc/nightproof", "/mnt/witness", "ca.pem", "FILE.npb")
 """Files that the operator has where these pages say, and we have not."""
 FINDS_NOTHING = {
     ("model_out_of_memory", "memory_growth"),
 }
-MAY_SAY_BAD = re.compile(r"nightproof (status|alerts|audit (verify|reconcile)|check)\b")
+MAY_SAY_BAD = re.compile(r"nightproof (status|alerts|drift|feedback|replay|audit (verify|reconcile)|check)\b")
 """Verbs whose exit code 1 is an answer: the thing asked about is bad."""
 
 
@@ -83,6 +93,9 @@ class Made:
     service: str
     served: Served | None
     env: dict[str, str] = field(default_factory=dict)
+    folder: Path = Path("FOLDER")
+    """Where a page has FOLDER."""
+    release: str = "VERSION"
     record: str = ""
     """A record that is there, for the one whose id a page has as its example."""
 
@@ -118,6 +131,7 @@ def look(failure: str, made: Made) -> list[str]:
         if first in NOT_OF_THIS_MACHINE or any(place in command for place in PLACES_OF_THEIRS):
             continue
         command = re.sub(r"[0-9a-f]{11}-[0-9a-f]{20}", made.record, command) if made.record else command
+        command = command.replace("FOLDER", str(made.folder)).replace("VERSION", made.release)
         command = re.sub(r"\bID\b", found_id or "ID", command)
         if made.served is not None:
             command = re.sub(r"\bPID\b", str(made.served.process.pid), command)
@@ -291,6 +305,58 @@ def witnessed(folder: Path) -> Iterator[Made]:
 
 
 @contextmanager
+def promoted(folder: Path) -> Iterator[Made]:
+    """Serve a release that was promoted, judged and rolled back."""
+    state = folder / "state"
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1", broken_group="b")
+    steps = "/admin/releases/steps"
+    with serving(folder_of(state, "1.0"), state, service="steps") as served:
+        assert served.operate("POST", f"{steps}/promote", {"version": "1.1"}).status_code == 200
+        for group in "ab":
+            served.predict({"x": 1.0, "group": group})
+        assert served.operate("POST", f"{steps}/rollback", {"reason": "worse"}).status_code == 200
+        yield Made(state, "steps", served, folder=folder_of(state, "1.0"), release="1.1")
+
+
+@contextmanager
+def without_writer(folder: Path) -> Iterator[Made]:
+    """Serve after the log's writer was killed, and replaced."""
+    with serving("mirror", folder / "state") as served:
+        served.predict({"text": "a"})
+        os.kill(served.status()["ledger"]["writer_pid"], signal.SIGKILL)
+        wait_until(lambda: 'event="audit_writer_lost"' in served.metrics())
+        served.predict({"text": "b"})
+        yield Made(served.state, "mirror", served)
+
+
+@contextmanager
+def without_collector(folder: Path) -> Iterator[Made]:
+    """Serve with a collector that nobody listens at."""
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    with serving("mirror", folder / "state", env=env) as served:
+        served.predict({"text": "a"})
+        failing = 'nightproof_telemetry_exports_total{outcome="failed"'
+        wait_until(lambda: failing in served.metrics(), within_s=60)
+        yield Made(served.state, "mirror", served)
+
+
+@contextmanager
+def drifting(folder: Path) -> Iterator[Made]:
+    """Serve the example with another currency in one field, and labels."""
+    flags = ("--set", "drift.window_s=0.2", "--set", "drift.rows_per_s=4000")
+    with serving(ROOT / "examples" / "credit", folder / "state", *flags, service="credit") as served:
+        drift = lambda: served.operate("GET", "/admin/drift/credit").json()["state"]  # noqa: E731
+        wait_until(lambda: drift() not in ("preparing", "unknown"), within_s=60)
+        rich = [{**served.example, "credit-amount": 90_000 + place} for place in range(50)]
+        wait_until(lambda: served.predict(rich).status_code == 200 and drift() == "drifting", within_s=60)
+        told = served.predict(served.example).json()
+        label = {"id": told["id"], "label": {"approve": told["output"]["approve"]}}
+        assert served.client.post("/services/credit/feedback", json=label).status_code == 200
+        yield Made(served.state, "credit", served)
+
+
+@contextmanager
 def stopped(folder: Path) -> Iterator[Made]:
     """Leave a state folder behind without a server."""
     with serving("mirror", folder / "state") as served:
@@ -306,6 +372,10 @@ STATES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Made]]] = {
     "full": full,
     "old_certificate": old_certificate,
     "witnessed": witnessed,
+    "promoted": promoted,
+    "without_writer": without_writer,
+    "without_collector": without_collector,
+    "drifting": drifting,
     "stopped": stopped,
 }
 

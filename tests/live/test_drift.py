@@ -15,6 +15,7 @@ import pyarrow as arrow
 import pyarrow.parquet as parquet
 import pytest
 
+from tests.releases import folder_of, release_of
 from tests.serving import ROOT, Served, run_nightproof, serving, wait_until
 
 CREDIT = ROOT / "examples" / "credit"
@@ -57,6 +58,12 @@ def credit(state: Path, *flags: str) -> Iterator[Served]:
         yield served
 
 
+def firing(served: Served) -> set[str]:
+    """Return the failures whose alerts fire."""
+    told = served.operate("GET", "/admin/alerts").json()["alerts"]
+    return {one["failure"] for one in told if one["state"] == "firing"}
+
+
 def drift_of(served: Served) -> dict[str, Any]:
     answer = served.operate("GET", f"/admin/drift/{served.service}")
     return dict(answer.json()) if answer.status_code == 200 else {"state": "unknown"}
@@ -93,7 +100,9 @@ def test_the_example_is_silent_on_its_own_data_and_names_the_field_that_moves(
         served.wait_until(lambda: drift_of(served)["state"] == "drifting")
         moved = drift_of(served)
         shown = run_nightproof("drift", "credit", "--examples", "--state", str(served.state))
+        served.wait_until(lambda: "drift_detected" in firing(served))
         metrics = served.metrics()
+        components = {one["name"]: one for one in served.status()["components"]}
         overview = run_nightproof("status", "--state", str(served.state))
 
     assert quiet["state"] == "quiet"
@@ -112,6 +121,26 @@ def test_the_example_is_silent_on_its_own_data_and_names_the_field_that_moves(
     assert 'nightproof_drift_detected{service="credit"} 1.0' in metrics
     assert 'nightproof_drift_effect{feature="/credit-amount",service="credit"} 0.' in metrics
     assert "drift of credit since" in overview.stdout
+    assert 'nightproof_condition{failure="drift_detected",service="credit"} 1.0' in metrics
+    assert not components["drift:credit"]["ok"]
+    assert components["drift:credit"]["why"].endswith("features moved; `nightproof drift credit` says which")
+
+
+def test_a_promotion_and_a_rollback_are_followed(state: Path):
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1")
+    with serving(folder_of(state, "1.0"), state, *QUICK, service="steps") as served:
+        served.wait_until(lambda: drift_of(served).get("release") == "1.0")
+        served.operate("POST", "/admin/releases/steps/promote", {"version": "1.1"})
+        served.wait_until(lambda: drift_of(served).get("release") == "1.1")
+        served.wait_until(lambda: drift_of(served)["state"] == "learning")
+        rows = [{"x": float(place), "group": "a"} for place in range(50)]
+        served.wait_until(lambda: served.predict(rows).status_code == 200 and drift_of(served)["rows"] > 0)
+        served.operate("POST", "/admin/releases/steps/rollback", {"reason": "to see"})
+        served.wait_until(lambda: drift_of(served).get("release") == "1.0")
+        after = drift_of(served)
+
+    assert after["rows"] == 0, "what the other release was given is not its own"
 
 
 def test_what_is_kept_is_sealed_and_looking_at_it_is_recorded(tmp_path: Path, loans: list[dict[str, Any]]):
@@ -212,7 +241,7 @@ def test_a_reference_that_cannot_be_read_stops_nothing(tmp_path: Path):
     folder = tmp_path / "lone"
     folder.mkdir()
     (folder / "service.py").write_text(LONE)
-    (folder / "reference.parquet").write_bytes(b"this is no parquet")
+    (folder / "reference.parquet").write_bytes(b"PAR1 but no parquet in between PAR1")
     with serving(folder, tmp_path / "state", service="lone") as served:
         served.wait_until(lambda: drift_of(served)["state"] == "learning")
         told = drift_of(served)

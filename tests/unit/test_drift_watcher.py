@@ -8,7 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from nightproof.base.clock import monotonic_of
+from nightproof.base.conditions import Condition
 from nightproof.settings.settings import DriftSettings
+from nightproof.steer.archive import WHOLE_RECORD
+from nightproof.steer.drift import masked_reports
+from nightproof.steer.driftwatch import one_per_service
 from nightproof.watch.drift import watcher as room
 from nightproof.watch.drift import wire
 from nightproof.watch.drift.detector import Alarm, SignalReport
@@ -205,15 +210,83 @@ def test_an_alarm_is_kept_counted_and_told_as_a_condition_until_it_is_over():
         await settled(watch)
 
         assert events == [("drift_detected", "s")]
-        assert [(one.failure, one.service, one.since_us) for one in during] == [
-            ("drift_detected", "s", 1_000_000)
-        ]
+        assert [(one.failure, one.service) for one in during] == [("drift_detected", "s")]
+        assert during[0].since_s == pytest.approx(monotonic_of(ALARM.since_us), abs=1)
         assert during[0].detail == "moved: /a"
         assert list(watch.effects()) == [("s", "/a", 0.4)]
         assert watch.conditions() == []
         assert [kind for kind, _ in keeper.kept if kind != "state"] == ["raised", "ended"]
 
     run(story())
+
+
+def test_a_release_that_is_not_live_any_more_takes_its_alarm_with_it_and_leaves_its_state():
+    async def story() -> None:
+        keeper = Keeper()
+        watch, child, _ = await watching(keeper)
+        watch._heard(told(alarm=ALARM, raised=True, state=b"latest"))
+        await settled(watch)
+
+        watch.forget("s")
+        await settled(watch)
+
+        assert watch.conditions() == []
+        assert watch.status() == []
+        assert keeper.kept[-2:] == [("state", b"latest"), ("ended", "r1")]
+        assert child.heard[-1] == wire.Forget("s")
+
+    run(story())
+
+
+def test_a_child_that_is_gone_is_told_as_trouble_until_there_is_another():
+    async def story() -> None:
+        watch, child, _ = await watching(Keeper())
+        before = watch.trouble()
+        watch._gone(child)  # type: ignore[arg-type]
+        during = watch.trouble()
+        watch._child = child  # type: ignore[assignment]
+
+        assert before == watch.trouble() == ""
+        assert "ended" in during
+
+    run(story())
+
+
+def test_an_alert_is_told_of_a_service_however_many_sources_are_held():
+    def held(service: str, since_s: float, detail: str) -> Condition:
+        return Condition(failure="feedback_poisoned", service=service, since_s=since_s, detail=detail)
+
+    merged = one_per_service(
+        [held("s", 2.0, "key a: x"), held("t", 3.0, "key c: z"), held("s", 1.0, "key b: y")]
+    )
+
+    assert merged == [held("s", 1.0, "key a: x; key b: y"), held("t", 3.0, "key c: z")]
+
+
+@pytest.mark.parametrize(
+    ("feature", "hidden", "is_hidden"),
+    [
+        ("/a", ["/a"], True),
+        ("/a/b", ["/a"], True),
+        ("output /a", ["/a"], True),
+        ("/ab", ["/a"], False),
+        ("/a", ["/a/b"], False),
+        ("/a", [], False),
+        ("/a", [WHOLE_RECORD], True),
+        ("check range", [WHOLE_RECORD], False),
+    ],
+)
+def test_values_of_a_sensitive_field_and_of_all_that_lies_in_it_are_not_shown(
+    feature: str, hidden: list[str], is_hidden: bool
+):
+    report = SignalReport(
+        name=feature, feature=feature, side="input", moved=True, rows=500, effect=0.4, psi=1.0, missing=0.0,
+        reference_missing=0.0, unseen=0.0, evidence=9.0, labels=["secret"],
+    )  # fmt: skip
+
+    (shown,) = masked_reports([report], hidden)
+
+    assert shown.labels == (["value 0"] if is_hidden else ["secret"])
 
 
 def test_what_another_release_is_told_changes_nothing():

@@ -104,7 +104,7 @@ class DriftWatch:
 
     def conditions(self) -> list[Condition]:
         """Return what drift and labels raise now, by its name in the catalogue: one of each for a service."""
-        return [*self.drift.conditions(), *_one_per_service(self.feedback.conditions())]
+        return [*self.drift.conditions(), *one_per_service(self.feedback.conditions())]
 
     def health(self, health: Health) -> list[Component]:
         """Return whether each service's data is watched and still what its release was made for."""
@@ -113,7 +113,9 @@ class DriftWatch:
         for one in self.drift.status():
             if one.state == "off":
                 continue
-            why = f"moved: {', '.join(one.features[:5])}" if one.state == "drifting" else trouble
+            # How many, and not which: health opens without a key.
+            drifts = f"{len(one.features)} features moved; `nightproof drift {one.service}` says which"
+            why = drifts if one.state == "drifting" else trouble
             parts.append(health.see(f"drift:{one.service}", ok=not why, why=why, needed=False))
         return parts
 
@@ -169,7 +171,7 @@ class DriftWatch:
         )
 
 
-def _one_per_service(conditions: Iterable[Condition]) -> list[Condition]:
+def one_per_service(conditions: Iterable[Condition]) -> list[Condition]:
     """Make one of what holds of several sources of a service, since the first: an alert is told of services."""
     found: dict[str, Condition] = {}
     for one in conditions:

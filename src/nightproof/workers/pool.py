@@ -19,7 +19,7 @@ from nightproof.base.errors import DeclarationError
 from nightproof.declare.describe import Description
 from nightproof.settings.settings import WorkerSettings
 from nightproof.storage import proc
-from nightproof.workers import decide, wire
+from nightproof.workers import blame, decide, wire
 from nightproof.workers.budget import RestartBudget
 from nightproof.workers.decide import BatchCost, Forecast, Scale
 from nightproof.workers.engine import EngineSnapshot, Job, NotLoaded, Observer, Origin, Outcome
@@ -38,10 +38,6 @@ _BUSY_OVER_S = 5.0
 _MEASURE_EVERY_S = 1.0
 _SETTLE_S = 10.0
 _GOLDEN_PATIENCE_S = 5.0
-_MOST_DEATHS = {"model_timeout": 2, "model_crash": 3, "model_out_of_memory": 2, "killed": 5}
-"""How often a job's worker may end by a cause before the job does. Each cause by itself: who was with a worker
-that the system killed has not used up a try with a worker that hangs."""
-_MOST_DEATHS_IN_ALL = 6
 _OUTPUT_MOST_BYTES = 1 << 20
 
 
@@ -524,21 +520,14 @@ class Pool:
         """Keep why a load came to nothing; at the first start, that is what `start` raises."""
         if reason == "load_failed":
             return  # told, by its own words
-        if reason == "load_timeout":
-            self._trouble = f"load did not end within {self._load_timeout_s:g} s."
-            hint = "Raise load_timeout_s, or mend load."
-        else:
-            self._trouble = f"The worker ended while it loaded ({cause})."
-            hint = "load or an import in service.py ends the process; run `nightproof check FOLDER`."
+        told = blame.not_loaded(reason, cause, load_timeout_s=self._load_timeout_s)
+        self._trouble = told.text
         if self._first is not None and not self._first.done():
-            failure = "model_out_of_memory" if reason == "memory_limit" else "model_unavailable"
-            self._first.set_exception(NotLoaded(self._trouble, hint=hint, failure=failure))
+            self._first.set_exception(told)
 
     def _retry(self, jobs: list[Job], reason: str, *, inside: bool, outside: bool, now: float) -> None:
         """Give each job of a dead worker another try while time remains; mates are tried one by one."""
-        failure = {"memory_limit": "model_out_of_memory", "model_timeout": "model_timeout"}.get(
-            reason, "model_crash"
-        )
+        failure = blame.failure_of(reason)
         cause = "killed" if outside else failure
         for job in jobs:
             job.attempts += 1
@@ -548,12 +537,9 @@ class Pool:
                 job.alone = True
                 if inside and len(jobs) == 1 and job.rule < 0:
                     self._suspects.blame(job)
-            is_tried_out = (
-                job.died_of.count(cause) >= _MOST_DEATHS[cause] or len(job.died_of) >= _MOST_DEATHS_IN_ALL
-            )
             if job.solo_kills >= KILLS_FOR_A_VERDICT:
                 self._suspects.in_question.append(job)
-            elif is_tried_out:
+            elif blame.is_tried_out(job.died_of, cause):
                 tell(job, Outcome(failure=failure))
             elif job.waiter is not None or self._suspects.is_on_trial(job, now=now):
                 self._line.go_first(job)
