@@ -241,7 +241,7 @@ def test_a_reference_that_cannot_be_read_stops_nothing(tmp_path: Path):
     folder = tmp_path / "lone"
     folder.mkdir()
     (folder / "service.py").write_text(LONE)
-    (folder / "reference.parquet").write_bytes(b"PAR1 but no parquet in between PAR1")
+    (folder / "reference.parquet").write_bytes(b"PAR1 and no rows \x04\0\0\0PAR1")
     with serving(folder, tmp_path / "state", service="lone") as served:
         served.wait_until(lambda: drift_of(served)["state"] == "learning")
         told = drift_of(served)
