@@ -80,7 +80,7 @@ def send(
         assert answer.status_code == 200, answer.text
     told = drift_of(served)
     if told["state"] != "learning":
-        served.wait_until(lambda: drift_of(served)["rows"] >= before + count // 2 // 500 * 500, within_s=20)
+        served.wait_until(lambda: drift_of(served)["rows"] >= before + count // 2 // 500 * 500, within_s=40)
 
 
 def tripled(row: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def test_the_example_is_silent_on_its_own_data_and_names_the_field_that_moves(
         quiet = drift_of(served)
         status = run_nightproof("drift", "credit", "--state", str(served.state))
         send(served, loans, 2_500, tripled, seed=2)
-        served.wait_until(lambda: drift_of(served)["state"] == "drifting")
+        served.wait_until(lambda: drift_of(served)["state"] == "drifting", within_s=40)
         moved = drift_of(served)
         shown = run_nightproof("drift", "credit", "--examples", "--state", str(served.state))
         served.wait_until(lambda: "drift_detected" in firing(served))
@@ -146,7 +146,7 @@ def test_a_promotion_and_a_rollback_are_followed(state: Path):
 def test_what_is_kept_is_sealed_and_looking_at_it_is_recorded(tmp_path: Path, loans: list[dict[str, Any]]):
     with credit(tmp_path / "state") as served:
         send(served, loans, 3_000, tripled)
-        served.wait_until(lambda: drift_of(served)["state"] == "drifting")
+        served.wait_until(lambda: drift_of(served)["state"] == "drifting", within_s=40)
         wait_until(lambda: bool(drift_of(served)["history"]))
         looked = served.operate("GET", "/admin/drift/credit/examples").json()
         found = run_nightproof("audit", "search", "--json", "--limit", "500", "--state", str(served.state))
@@ -167,12 +167,12 @@ def test_a_restart_in_the_middle_of_a_drift_loses_neither_profile_nor_alarm(
 ):
     with credit(tmp_path / "state") as served:
         send(served, loans, 3_000, tripled)
-        served.wait_until(lambda: drift_of(served)["state"] == "drifting")
+        served.wait_until(lambda: drift_of(served)["state"] == "drifting", within_s=40)
         before = drift_of(served)
 
     with credit(tmp_path / "state") as served:
         served.predict(loans[0])
-        served.wait_until(lambda: drift_of(served)["state"] == "drifting")
+        served.wait_until(lambda: drift_of(served)["state"] == "drifting", within_s=40)
         after = drift_of(served)
         log = served.log.read_text()
 
@@ -190,9 +190,9 @@ def test_a_drift_child_that_is_killed_is_replaced_and_no_request_notices(
         (child,) = drift_children(served)
         os.kill(child, signal.SIGKILL)
         answer = served.predict(loans[0])
-        served.wait_until(lambda: bool(served.predict(loans[1]) and drift_children(served)), within_s=20)
+        served.wait_until(lambda: bool(served.predict(loans[1]) and drift_children(served)), within_s=40)
         send(served, loans, 3_000, tripled)
-        served.wait_until(lambda: drift_of(served)["state"] == "drifting")
+        served.wait_until(lambda: drift_of(served)["state"] == "drifting", within_s=40)
 
     assert answer.status_code == 200
     assert (
@@ -226,10 +226,10 @@ def test_without_a_reference_the_profile_is_learnt_from_the_first_rows_and_says_
         send(served, rows, 1_500)
         served.wait_until(lambda: bool(served.predict(rows[0]) and drift_of(served)["state"] != "learning"))
         send(served, rows, 1_500)
-        served.wait_until(lambda: drift_of(served)["state"] == "quiet")
+        served.wait_until(lambda: drift_of(served)["state"] == "quiet", within_s=40)
         learnt = drift_of(served)
         send(served, rows, 2_000, lambda row: {**row, "kind": "z"})
-        served.wait_until(lambda: drift_of(served)["state"] == "drifting")
+        served.wait_until(lambda: drift_of(served)["state"] == "drifting", within_s=40)
         moved = drift_of(served)
 
     assert "no reference.parquet" in learning["why"]
