@@ -237,17 +237,18 @@ def test_without_a_reference_the_profile_is_learnt_from_the_first_rows_and_says_
     assert moved["features"][0] == "/kind"
 
 
-def test_a_reference_that_cannot_be_read_stops_nothing(tmp_path: Path):
+def test_a_reference_that_makes_no_profile_stops_nothing(tmp_path: Path):
     folder = tmp_path / "lone"
     folder.mkdir()
     (folder / "service.py").write_text(LONE)
-    (folder / "reference.parquet").write_bytes(b"PAR1 and no rows \x04\0\0\0PAR1")
+    few = arrow.table({"amount": [1.0, 2.0], "kind": ["a", "b"]})
+    parquet.write_table(few, folder / "reference.parquet")
     with serving(folder, tmp_path / "state", service="lone") as served:
         served.wait_until(lambda: drift_of(served)["state"] == "learning")
         told = drift_of(served)
         answer = served.predict({"amount": 2.0, "kind": "a"})
 
-    assert "cannot be read" in told["why"]
+    assert "the reference has 2 rows, fewer than" in told["why"]
     assert answer.status_code == 200
 
 
