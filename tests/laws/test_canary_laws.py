@@ -264,13 +264,13 @@ def test_a_bad_release_is_found_within_five_seconds_of_its_first_failure(bad_sha
 def test_a_release_that_keeps_its_objective_is_left_alone_for_the_whole_probation():
     back = [probation(seed, 0.001, requests=20_000) for seed in range(60)]
 
-    assert not any(back)
+    assert sum(one > 0 for one in back) <= 3, "0.5 % of 60 is 0.3, where the objective is just kept"
 
 
 def test_what_was_so_before_is_not_the_new_releases_fault():
     """The one before failed in 3 % of cases, for a reason outside: 3 % again is no reason to go back, 10 % is."""
     terms = terms_of(
-        availability=0.999, latency_p99_ms=None, before=(300, 10_000), false_alarm=0.001, for_s=600.0
+        availability=0.999, latency_p99_ms=None, before=(300, 10_000), false_alarm=0.005, for_s=600.0
     )
 
     assert not any(probation(seed, 0.03, requests=5_000, terms=terms) for seed in range(10))
@@ -279,7 +279,7 @@ def test_what_was_so_before_is_not_the_new_releases_fault():
 
 def test_a_release_that_is_only_slower_than_promised_breaks_its_objective():
     terms = terms_of(
-        availability=0.999, latency_p99_ms=100.0, before=(0, 500), false_alarm=0.001, for_s=600.0
+        availability=0.999, latency_p99_ms=100.0, before=(0, 500), false_alarm=0.005, for_s=600.0
     )
     counted = Counted(failures={})
     for number in range(200):

@@ -428,6 +428,36 @@ def test_a_row_or_a_table_too_many_or_too_few_is_found(good: Log, tmp_path: Path
 
 
 @LAW
+@given(
+    seqs=st.sets(st.integers(0, RECORDS - 1), min_size=1, max_size=4),
+    buckets=st.sampled_from([1, 3, 16, 4_096]),
+    is_swap=st.booleans(),
+)
+def test_what_the_index_of_subjects_says_of_another_person_is_named_whatever_the_logs_length(
+    good: Log, folder: Path, seqs: set[int], buckets: int, is_swap: bool
+) -> None:
+    """A long log is compared in stretches of many records, as this one is with few of them."""
+    with spoilt(good, folder) as db, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nightproof.audit.verify._BUCKETS", buckets)
+        first, last = min(seqs), max(seqs)
+        if is_swap:
+            read = "SELECT subject FROM subjects WHERE seq = ?"
+            pair = [db.execute(read, (seq,)).fetchone() for seq in (first, last)]
+            if None in pair or first == last:
+                return
+            for seq, (subject,) in zip((last, first), pair, strict=True):
+                db.execute("UPDATE subjects SET subject = ? WHERE seq = ?", (subject, seq))
+        else:
+            db.executemany("INSERT INTO subjects VALUES (zeroblob(16), ?)", [(seq,) for seq in seqs])
+
+        found = assert_found(folder, good.anchors, first)
+
+    assert found is not None
+    assert {one.seq for one in found.findings} == ({first, last} if is_swap else seqs)
+    assert set(found.counts) == {"subjects"}
+
+
+@LAW
 @given(size=st.integers(0, RECORDS - 1))
 def test_a_tail_that_was_cut_off_without_a_trace_is_found_by_the_exported_checkpoint(
     good: Log, folder: Path, size: int

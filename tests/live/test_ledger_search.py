@@ -66,6 +66,23 @@ def test_a_person_is_found_in_the_order_of_the_log_page_by_page_and_within_a_tim
             assert len(wanted) > 50, "more than one page, or the case says nothing"
 
 
+def test_all_that_the_index_of_people_holds_is_gone_through_in_its_order(ledger_place: LedgerPlace):
+    """More than a page of any store; `audit verify` reads it beside its other questions."""
+    rows = filled(ledger_place, 6_000)
+    reader = ledger_place.reader()
+
+    with reader.snapshot():
+        found = []
+        for pair in reader.all_subjects():
+            found.append(pair)
+            if len(found) % 1_000 == 0:
+                assert reader.count() == 6_000
+
+    wanted = [(seq, who) for seq, row in enumerate(rows) for who in row.subjects]
+    assert found == sorted(wanted, key=lambda pair: (pair[1], pair[0]))
+    assert len(found) == 6_600
+
+
 def test_a_page_about_a_person_is_read_off_the_index_and_not_sorted(ledger_place: LedgerPlace):
     filled(ledger_place, 4_000)
     reader = ledger_place.reader()

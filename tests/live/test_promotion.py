@@ -362,3 +362,62 @@ def test_what_was_made_elsewhere_can_be_promoted_by_a_running_server(state: Path
     assert answer["release"] == "2.0"
     assert live is not None
     assert live.label == "2.0"
+
+
+def test_a_rollback_to_a_version_ends_the_canary_that_was_compared_with_live(state: Path):
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1")
+    release_of(state, "1.2")
+
+    with serving(folder_of(state, "1.0"), state, *flags(), service="steps") as served:
+        assert promote(served, "1.1").status_code == 200
+        assert promote(served, "1.2", way="canary").status_code == 200
+        back = served.operate("POST", f"{ADMIN}/rollback", {"version": "1.0", "reason": "all of it"})
+        acts, live = history(served)["acts"], parts(served)
+
+    assert back.status_code == 200, back.text
+    assert [(act["act"], act["version"]) for act in acts[:2]] == [("rollback", "1.0"), ("withdrawn", "1.2")]
+    assert "canary" not in live
+    assert live["live"] == "1.0"
+
+
+def test_an_oip_version_reaches_live_and_canary_and_no_other(state: Path):
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1")
+    body = {
+        "inputs": [
+            {"name": "x", "shape": [1], "datatype": "FP64", "data": [3.0]},
+            {"name": "group", "shape": [1], "datatype": "BYTES", "data": ["a"]},
+        ]
+    }
+
+    with serving(folder_of(state, "1.0"), state, *flags(), service="steps") as served:
+        assert promote(served, "1.1", way="canary", share=0.5).status_code == 200
+
+        def by(path: str) -> tuple[int, str]:
+            told = served.client.post(f"/v2/models/steps{path}/infer", json=body)
+            return told.status_code, str(told.json().get("model_version", ""))
+
+        named = {version: by(f"/versions/{version}") for version in ("1.0", "1.1", "0.9")}
+        unnamed = {by("") for _ in range(40)}
+        shown = [
+            served.client.get(f"/v2/models/steps/versions/{one}").status_code for one in ("1.0", "1.1", "0.9")
+        ]
+
+    assert named == {"1.0": (200, "1.0"), "1.1": (200, "1.1"), "0.9": (404, "")}
+    assert unnamed == {(200, "1.0"), (200, "1.1")}
+    assert shown == [200, 200, 404]
+
+
+def test_an_idempotency_key_gets_the_first_answer_whatever_was_promoted_meanwhile(state: Path):
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1")
+
+    with serving(folder_of(state, "1.0"), state, service="steps") as served:
+        first = served.predict({"x": 5}, idempotency_key="k-1")
+        assert promote(served, "1.1").status_code == 200
+        again, other = served.predict({"x": 5}, idempotency_key="k-1"), served.predict({"x": 5})
+
+    assert first.json()["release"] == again.json()["release"] == "1.0"
+    assert again.headers["idempotent-replayed"] == "true"
+    assert other.json()["release"] == "1.1"

@@ -41,6 +41,7 @@ _JSON_HEADER: Headers = [(b"content-type", b"application/json")]
 _TEXT_HEADER: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
 _TIMEOUT = re.compile(rb"[0-9]{1,12}(\.[0-9]{1,6})?")
 _OIP_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))?/?")
+_MOST_SPECS = 256
 _NO_STORE = (b"cache-control", b"no-store")
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _PAGE_POLICY: Headers = [
@@ -126,8 +127,8 @@ class Gateway:
         self._house = runtime.house
         self._public_url = runtime.settings.server.public_url.rstrip("/")
         self._admin = Admin(runtime, is_local=is_local)
-        self._specs: dict[int, tuple[list[oip.TensorSpec], list[oip.TensorSpec]]] = {}
-        """By the identity of a description, which lives as long as its release."""
+        self._specs: dict[int, tuple[Description, list[oip.TensorSpec], list[oip.TensorSpec]]] = {}
+        """By the identity of a description."""
         self._gets: dict[str, Callable[[Call], Response]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -295,10 +296,15 @@ class Gateway:
     def _tensors(self, description: Description) -> tuple[list[oip.TensorSpec], list[oip.TensorSpec]]:
         """Return a release's tensors, worked out once."""
         kept = self._specs.get(id(description))
-        if kept is None:
-            kept = oip.tensors_of(description.input_schema), oip.tensors_of(description.output_schema)
-            self._specs[id(description)] = kept
-        return kept
+        if kept is None or kept[0] is not description:  # releases end, and an identity is used again
+            if len(self._specs) >= _MOST_SPECS:
+                self._specs.clear()
+            inputs, outputs = (
+                oip.tensors_of(description.input_schema),
+                oip.tensors_of(description.output_schema),
+            )
+            kept = self._specs[id(description)] = (description, inputs, outputs)
+        return kept[1], kept[2]
 
     async def _serve(
         self,

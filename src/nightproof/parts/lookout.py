@@ -76,8 +76,6 @@ class Lookout:
 
     def _seen(self, story: Story) -> Seen:
         unit = int.from_bytes(story.unit[:8]) if story.unit else 0
-        if story.arm == "canary" and story.release == "":
-            return Seen(arm="canary", unit=unit, failed=True)
         is_refusal = story.ending == "refused"
         is_ours = bool(story.failure) and CATALOGUE[story.failure].statuses[0] >= 500
         is_diverted = story.arm == "canary" and any(one.startswith("canary:") for one in story.decisions)

@@ -97,6 +97,8 @@ class Shadow:
 
     def keep(self) -> None:
         """Write what was found so far; called off the loop's thread."""
+        if self._run.done == self.comparison.compared:
+            return
         new, self._new_examples = self._new_examples, []
         counts = self._seal(msgspec.json.encode(self.comparison), b"")
         self._run = msgspec.structs.replace(self._run, counts=counts, done=self.comparison.compared)

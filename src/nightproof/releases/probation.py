@@ -27,7 +27,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     allowed_slow: float | None = None
     """Part that may be slower than the objective's p99; None where none is promised."""
     slow_s: float | None = None
-    false_alarm: float = 0.001
+    false_alarm: float = 0.005
     """Highest probability, over the whole probation, that a release which keeps its terms is taken back."""
     for_s: float = 600.0
 

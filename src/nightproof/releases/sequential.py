@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-RATIOS = (1.5, 2.0, 4.0, 10.0, 50.0)
+RATIOS = (1.5, 2.0, 4.0, 10.0, 20.0, 50.0)
 """Alternatives that the evidence is mixed over: how many times more often the event comes with a worse release."""
 _HALVINGS = 30
 

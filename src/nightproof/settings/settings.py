@@ -225,7 +225,7 @@ class PromotionSettings:
         600.0, 0, 86_400, "time after going live in which a release is taken back by itself"
     )
     probation_false_alarm: float = knob(
-        0.001, 1e-6, 0.5, "highest probability that a release which keeps its objectives is taken back"
+        0.005, 1e-6, 0.5, "highest probability that a release which keeps its objectives is taken back"
     )
     standby_workers: int = knob(1, 1, 64, "workers kept warm of the release before the live one")
     overflow_s: float = knob(

@@ -135,8 +135,10 @@ class OnCall:
         self._busy: set[str] = set()
         self._save_trouble = ""
         self._looked_s = monotonic_s()
-        self._counts_kept_s = self._repeated_s = monotonic_s()
-        self._beat_s = -float("inf")
+        self._counts_kept_s = monotonic_s()
+        self._repeated_s = self._beat_s = -float("inf")
+        self._not_repeated: dict[str, tuple[float, str]] = {}
+        """Receivers that do not take what fires again: since when, and why."""
         self._beat_arrived_s = monotonic_s()
         self._beat_why = ""
 
@@ -149,7 +151,7 @@ class OnCall:
         for body in kept.alerts:
             alert = msgspec.json.decode(body, type=Alert)
             self._tracks[alert.key] = Track(alert=alert, since_s=now_s)
-            if alert.failure in REPORTABLE and alert.state == "firing":
+            if alert.failure in REPORTABLE and alert.state in ("pending", "firing"):
                 self._reported[alert.failure] = Condition(
                     failure=alert.failure, since_s=now_s, detail=alert.why
                 )
@@ -286,6 +288,10 @@ class OnCall:
             elif picture.given_up_ago_s < _GIVEN_UP_SHOWN_S:
                 wrong.append(f"{picture.receiver}: {picture.given_up} messages given up")
                 longest_s = max(longest_s, picture.given_up_ago_s)
+        for name, (since_s, why) in self._not_repeated.items():
+            if now_s - since_s > after_s and not any(one.startswith(name) for one in wrong):
+                wrong.append(f"{name}: {why}")
+                longest_s = max(longest_s, now_s - since_s - after_s)
         if (
             self._beat_why
             and now_s - self._beat_arrived_s > after_s + self._settings.notify.heartbeat_every_s
@@ -405,16 +411,21 @@ class OnCall:
             if track.alert.state == "firing" and track.alert.is_told
         ]
         for receiver in self._receivers:
-            if (
-                not self._couriers[receiver.name].snapshot().waiting
-            ):  # what waits must be first, to keep the order
+            if self._couriers[receiver.name].snapshot().waiting:
+                self._not_repeated.pop(receiver.name, None)  # what waits must be first, to keep the order
+            else:
                 self._alone(f"again {receiver.name}", self._keep_up(receiver, firing))
 
     async def _keep_up(self, receiver: Receiver, firing: Sequence[ToldAlert]) -> None:
         try:
             await receiver.keep_up(firing, instance=self.instance, now_us=utc_us())
         except NotDelivered as error:
-            log("not_repeated", level="warning", receiver=receiver.name, why=error.text)
+            if receiver.name not in self._not_repeated:
+                log("not_repeated", level="warning", receiver=receiver.name, why=error.text)
+            since_s = self._not_repeated.get(receiver.name, (monotonic_s(), ""))[0]
+            self._not_repeated[receiver.name] = (since_s, error.text)
+        else:
+            self._not_repeated.pop(receiver.name, None)
 
     def _beat(self, now_s: float) -> None:
         """Say to somebody outside that alerts are judged; called only by a look that went well."""
@@ -460,7 +471,8 @@ class OnCall:
         return None
 
     def seen(self, failure: str, service: str) -> str:
-        """Say how often requests ended by a failure, lately and in the days that are counted."""
+        """Say how often requests ended by a failure, lately and in the days that are counted, up to now."""
+        self._count(self._read(), monotonic_s())
         series = self._series.get(service)
         if series is None:
             return ""

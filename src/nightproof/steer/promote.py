@@ -36,6 +36,8 @@ from nightproof.storage.registry_store import (
 from nightproof.storage.sqlite import NotFound, StorageOutcomeUnknown, StorageUnavailable
 
 BY_ITSELF = "nightproof"
+_AGAIN_S = 2.0
+"""Pause before a verdict that could not be followed (a full disk, mostly) is judged again."""
 
 
 class _Watch(msgspec.Struct):
@@ -184,6 +186,10 @@ class Helm:
         if target.live:
             raise _refused(f"{service} {target.label} is live already.", "Nothing was done.", 409)
         await self._warm(target, workers="all")
+        if trial is not None and trial.label != target.label:
+            # A canary is compared with what is live: with another one live the comparison is over.
+            await self._end_trial(service, "withdrawn", who=who, why=why, expected=generation)
+            generation = self._registry.generation(service)
         said = self._begin(self._say(who, "rollback", service, target.label, why))
         await self._switch(
             service, target.label, "rollback", who=who, why=why, expected=generation, recorded=said
@@ -611,6 +617,7 @@ class Helm:
             await follow()
         except NightproofError as error:
             self._observe("verdict_not_followed", service=service, why=error.text)
+            await asyncio.sleep(_AGAIN_S)
         finally:
             self._acting.discard(service)
 

@@ -283,7 +283,7 @@ class PostgresReader(_Postgres):
 
 
 class PostgresLedger(_Postgres):
-    """The one connection of a gateway that writes; belongs to its writer thread."""
+    """The one connection of a gateway that writes; belongs to its writer."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, _open_for_writing(url))

@@ -110,7 +110,7 @@ class LedgerReading(Protocol):
 
 @runtime_checkable
 class LedgerWriting(LedgerReading, Protocol):
-    """What the log's one writer thread can do besides."""
+    """What the log's one writer can do besides."""
 
     @property
     def is_fenced(self) -> bool:

@@ -40,9 +40,8 @@ class Alertmanager:
         return f"status {status}"
 
     async def keep_up(self, firing: Sequence[ToldAlert], *, instance: str, now_us: int) -> None:
-        """Post again what fires."""
-        if firing:
-            await self._post(firing, instance=instance, now_us=now_us)
+        """Post again what fires; also where nothing does, so that a dead Alertmanager shows before it is needed."""
+        await self._post(firing, instance=instance, now_us=now_us)
 
     async def _post(self, alerts: Sequence[ToldAlert], *, instance: str, now_us: int) -> int:
         body = [alert_body(one, instance=instance, now_us=now_us, held_us=self._held_us) for one in alerts]
