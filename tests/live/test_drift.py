@@ -92,7 +92,7 @@ def test_the_example_is_silent_on_its_own_data_and_names_the_field_that_moves(
     tmp_path: Path, loans: list[dict[str, Any]]
 ):
     """Feed the unshifted rows, then the shifted ones: nothing, then the right feature and no other."""
-    with credit(tmp_path / "state") as served:
+    with credit(tmp_path / "state", "--set", "alerts.scale=0.01") as served:
         send(served, loans, 4_000)
         quiet = drift_of(served)
         status = run_nightproof("drift", "credit", "--state", str(served.state))
