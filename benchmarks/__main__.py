@@ -196,6 +196,13 @@ def run_watch(bench: Bench) -> None:
         bench.findings.watch = watching.read_watch_cost(subject, 64, bench.pace)
 
 
+def run_drift(bench: Bench) -> None:
+    """Hold the drift watch to its truth, beside Evidently and River, and read what it costs."""
+    from benchmarks.drift import run  # numpy and the rest only where they are needed
+
+    bench.findings.drift = run.run(bench.results, is_quick=bench.is_quick, say=bench.say)
+
+
 EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "load": run_load,
     "overload": run_overload,
@@ -207,6 +214,7 @@ EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "stages": run_stages,
     "audit": run_audit,
     "watch": run_watch,
+    "drift": run_drift,
     "peers": run_peers,
 }
 

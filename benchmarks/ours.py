@@ -47,8 +47,14 @@ def _verb(*words: str) -> Any:
 
 
 @contextmanager
-def serve(service: str, results: Path) -> Iterator[Running]:
-    """Serve one of the benchmark's services until the block ends, everything on."""
+def serve(
+    service: str,
+    results: Path,
+    *flags: str,
+    served: Path | None = None,
+    envelope: envelopes.Envelope = envelopes.plain,
+) -> Iterator[Running]:
+    """Serve one of the benchmark's services, or the folder given, until the block ends, everything on."""
     fill_services()
     folder = results / f"{service}-{uuid.uuid4().hex[:6]}"
     state = folder / "state"
@@ -56,7 +62,8 @@ def serve(service: str, results: Path) -> Iterator[Running]:
     key = _verb("keys", "create", "--role", "predict", "--state", str(state), "--json")["key"]
     mark = uuid.uuid4().hex
     port = free_port()
-    command = [*COMMAND, "serve", str(SERVICES / service), "--state", str(state), "--port", str(port)]
+    given = served or SERVICES / service
+    command = [*COMMAND, "serve", str(given), "--state", str(state), "--port", str(port), *flags]
     running = Running(
         name=service,
         title=f"Nightproof, {service}",
@@ -64,7 +71,7 @@ def serve(service: str, results: Path) -> Iterator[Running]:
         folder=folder,
         port=port,
         path=f"/services/{service}/predict",
-        envelope=envelopes.plain,
+        envelope=envelope,
         mark=mark,
         token=key,
         state=state,
@@ -99,6 +106,15 @@ def _wait_until_ready(running: Running) -> None:
 def _service_status(running: Running) -> dict[str, Any]:
     services = _verb("status", "--json", "--state", str(running.state))["services"]
     return next(one for one in services if one["name"] == running.name)
+
+
+def drift_rows(running: Running) -> int:
+    """Return how many rows the drift watch has seen."""
+    told = subprocess.run(
+        [*COMMAND, "drift", "--json", "--state", str(running.state)],
+        capture_output=True, text=True, timeout=60, env=base_environment(), check=False,
+    )  # fmt: skip
+    return sum(int(one["rows"]) for one in json.loads(told.stdout or "[]"))
 
 
 def worker_pids(running: Running) -> set[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.audit import AuditFigures
+from benchmarks.drift.run import DriftFindings
 from benchmarks.faults import Killed, Poisoned
 from benchmarks.footprint import Footprint, Stages
 from benchmarks.load import Comparison, Point
@@ -47,6 +48,7 @@ class Findings:
     stages: Stages | None = None
     audit: AuditFigures | None = None
     watch: WatchCost | None = None
+    drift: DriftFindings | None = None
     not_run: dict[str, str] = field(default_factory=dict)
 
 
@@ -71,6 +73,7 @@ def promises(findings: Findings) -> list[Promise]:
         *_fault_promises(findings),
         *_cost_promises(findings),
         *_audit_promises(findings),
+        *_drift_promises(findings.drift),
     ]
 
 
@@ -250,3 +253,62 @@ def _audit_promises(findings: Findings) -> list[Promise]:
             found.overhead_bytes < 1_200,
         ),
     ]
+
+
+_FOUND_WITHIN = {
+    "age + 0.5 sd": 1,
+    "age + 0.25 sd": 10,
+    "10 % of education missing": 1,
+    "hours x 60 on 20 % of rows": 1,
+    "hours x 60 on 5 % of rows": 10,
+}
+"""Windows of 500 rows."""
+_LEAST_MTR = {"WaveformDrift2": 200.0, "SineClusters": 100.0}
+
+
+def _drift_promises(found: DriftFindings | None) -> list[Promise]:
+    if found is None:
+        return []
+    made = [
+        Promise(
+            f"drift: no alarm in {one.windows:,} windows of {one.rows} rows without drift",
+            f"{one.alarms} alarms",
+            one.alarms == 0,
+        )
+        for one in found.silence
+    ]
+    for one in found.found:
+        within = _FOUND_WITHIN.get(one.name)
+        if within is None:
+            continue
+        late = sum(windows is None or windows > within for windows in one.windows)
+        slowest = max((windows for windows in one.windows if windows is not None), default=0)
+        made.append(
+            Promise(
+                f"drift: {one.name} found within {within * 500:,} rows",
+                f"{len(one.windows) - late} of {len(one.windows)}, slowest after {slowest * 500:,}",
+                late == 0,
+            )
+        )
+    for name, score in found.streams.items():
+        made.append(
+            Promise(
+                f"drift: MTR at least {_LEAST_MTR[name]:g} on {name}",
+                f"{score.mtr:,.0f}: {score.false_alarms} false alarms, {score.detected} of {score.drifts} found",
+                score.mtr >= _LEAST_MTR[name],
+            )
+        )
+    if found.cost:
+        made += [
+            Promise(
+                "drift: watching 100 features costs less than 5 % of throughput",
+                f"{found.cost.share:.1%} of {found.cost.off_per_s:,.0f}/s",
+                found.cost.share < 0.05,
+            ),
+            Promise(
+                "drift: watching 100 features costs less than 100 MB",
+                f"{found.cost.added_mb:.0f} MB",
+                found.cost.added_mb < 100,
+            ),
+        ]
+    return made

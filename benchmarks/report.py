@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.audit import AuditFigures
+from benchmarks.drift.report import drift_tables
 from benchmarks.faults import Poisoned
 from benchmarks.footprint import Footprint, Stages
 from benchmarks.load import Comparison, Point
@@ -55,6 +56,11 @@ def print_report(findings: Findings, console: Console) -> None:
         console.print(_footprint_table(findings.footprint))
     if findings.audit:
         console.print(_audit_table(findings.audit))
+    if findings.drift:
+        for table in drift_tables(findings.drift):
+            console.print(table)
+        for name, why in findings.drift.not_run.items():
+            console.print(f"[yellow]drift, {name}: not run: {escape(why)}[/yellow]", highlight=False)
     held = promises(findings)
     if held:
         console.print(_promise_table(held))

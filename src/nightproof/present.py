@@ -15,6 +15,7 @@ from nightproof.base.conditions import Condition
 from nightproof.base.failures import CATALOGUE
 from nightproof.pipeline.house import House, ServedService
 from nightproof.steer import promote, upkeep, watching
+from nightproof.steer.driftwatch import DriftWatch
 from nightproof.steer.oncall import OnCall, Readings
 from nightproof.steer.promote import Helm
 from nightproof.steer.runbook import Present, facts_of, fill
@@ -32,6 +33,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     "upkeep": upkeep.CONDITIONS,
     "watching": watching.CONDITIONS,
     "releases": promote.CONDITIONS,
+    "drift": ("drift_detected", "feedback_poisoned"),
     "server": ("certificate_expiring", "certificate_reload_failed", "unclean_stop"),
     "happened": (
         "audit_writer_lost",
@@ -55,6 +57,7 @@ class Rooms:
         watching: Watching,
         helm: Helm,
         happened: Happened,
+        drift_watch: DriftWatch,
         *,
         certificate_days: Callable[[], float | None],
         began_s: float,
@@ -64,6 +67,7 @@ class Rooms:
         self._watching = watching
         self._helm = helm
         self._happened = happened
+        self._drift_watch = drift_watch
         self._certificate_days = certificate_days
         self._began_s = began_s
         self._conditions = Conditions()
@@ -109,6 +113,7 @@ class Rooms:
             "upkeep": self._upkeep.conditions,
             "watching": self._watching.conditions,
             "releases": self._helm.conditions,
+            "drift": self._drift_watch.conditions,
             "server": self._server_conditions,
             "happened": lambda: self._happened.conditions(now_s=monotonic_s()),
         }

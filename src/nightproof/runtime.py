@@ -32,6 +32,7 @@ from nightproof.present import Rooms
 from nightproof.settings.settings import Settings
 from nightproof.steer import status as steer_status
 from nightproof.steer.archive import Archive
+from nightproof.steer.driftwatch import DriftWatch
 from nightproof.steer.find import Desk
 from nightproof.steer.from_folder import Differing
 from nightproof.steer.intake import Intakes
@@ -136,6 +137,9 @@ class Runtime:
             summaries=summaries,
             ids=RequestIds(),
         )
+        self.drift_watch = DriftWatch(settings, state, self.archive, meters)
+        self.house.drift, self.house.feedback = self.drift_watch.drift, self.drift_watch.feedback
+        self.healths.ask_also(self.drift_watch.health)
         self.upkeep = Upkeep(
             self.archive,
             settings,
@@ -193,6 +197,7 @@ class Runtime:
             self.watching,
             self.helm,
             self._happened,
+            self.drift_watch,
             certificate_days=certificate_days,
             began_s=self._began_s,
         )
@@ -230,6 +235,7 @@ class Runtime:
         self._tick_task = asyncio.create_task(self._tick())
         await self.releasing.sweep()
         await self.on_call.start()
+        self.drift_watch.drift.start()
         for folder in self._folders:
             await self._serve_folder(folder)
         self.begin(self._collect_now_and_then())
@@ -251,6 +257,7 @@ class Runtime:
         for task in self._background:
             task.cancel()
         await self.on_call.stop()
+        await self.drift_watch.drift.stop()
         await self.services.stop()
         # Who was cut short is being told so: that too is recorded before the ledger closes.
         deadline_s = monotonic_s() + _LAST_ENDINGS_WITHIN_S
@@ -263,6 +270,7 @@ class Runtime:
             log("stop_not_recorded", level="error", why=fault.text)
         else:
             self.state.mark_stopped()
+        _close(self.drift_watch)
         if self._reader is not None:
             _close(self._reader)  # before the ledger: whoever closes last empties the write-ahead log
         await self.archive.stop()
@@ -356,6 +364,7 @@ class Runtime:
             for release in served.parts():
                 if release.last_good is not None:
                     release.last_good.clear()
+        self.drift_watch.forget(pseudonym)
         return self.quarantine.forget(pseudonym)
 
     # -- what the steps ask -------------------------------------------------------------------
@@ -441,6 +450,8 @@ class Runtime:
                     await self.services.keep_shadows()
                     if self.helm.has_unrecorded():
                         self.begin(self.helm.record_history())
+                if not self.house.starting:
+                    self.drift_watch.see_to(self.services.live(), self.begin)
                 if now - poison_s > 5.0:
                     poison_s = now
                     self.services.refresh_poison()
@@ -525,6 +536,7 @@ class Runtime:
     def status(self) -> steer_status.Status:
         """Return what `nightproof status` shows."""
         meters = self.house.meters.snapshot()
+        drift = self.drift_watch.status()
         services = [
             steer_status.service_status(
                 name,
@@ -534,6 +546,7 @@ class Runtime:
                 quarantined=len(served.live.poison),
                 parts=self.helm.overview(name),
                 meters=meters,
+                drift=drift.get(name),
             )
             for name, served in self.house.services.items()
         ]
@@ -641,6 +654,7 @@ class Runtime:
             ledger.commit_buckets,
             ledger.commit_sum_s,
         )
+        yield from self.drift_watch.gauges()
         yield from self.upkeep.gauges()
         yield gauge(
             "nightproof_release_part",

@@ -64,6 +64,7 @@ MADE = {
     "full": ["audit_unavailable", "spilling", "spill_full"],
     "old_certificate": ["certificate_expiring", "certificate_reload_failed"],
     "witnessed": ["witness_refused"],
+    "drifting": ["drift_detected", "feedback_poisoned"],
     "stopped": ["audit_tampered", "audit_rolled_back", "vault_locked", "audit_outcome_unknown"],
 }  # fmt: skip
 NOT_MADE = {
@@ -77,7 +78,7 @@ PLACES_OF_THEIRS = ("/etc/nightproof", "/mnt/witness", "ca.pem", "FILE.npb")
 FINDS_NOTHING = {
     ("model_out_of_memory", "memory_growth"),
 }
-MAY_SAY_BAD = re.compile(r"nightproof (status|alerts|audit (verify|reconcile)|check)\b")
+MAY_SAY_BAD = re.compile(r"nightproof (status|alerts|drift|feedback|replay|audit (verify|reconcile)|check)\b")
 """Verbs whose exit code 1 is an answer: the thing asked about is bad."""
 
 
@@ -360,6 +361,21 @@ def witnessed(folder: Path) -> Iterator[Made]:
 
 
 @contextmanager
+def drifting(folder: Path) -> Iterator[Made]:
+    """Serve the example with another currency in one field, and labels."""
+    flags = ("--set", "drift.window_s=0.2", "--set", "drift.rows_per_s=4000")
+    with serving(ROOT / "examples" / "credit", folder / "state", *flags, service="credit") as served:
+        drift = lambda: served.operate("GET", "/admin/drift/credit").json()["state"]  # noqa: E731
+        wait_until(lambda: drift() not in ("preparing", "unknown"), within_s=60)
+        rich = [{**served.example, "credit-amount": 90_000 + place} for place in range(50)]
+        wait_until(lambda: served.predict(rich).status_code == 200 and drift() == "drifting", within_s=60)
+        told = served.predict(served.example).json()
+        label = {"id": told["id"], "label": {"approve": told["output"]["approve"]}}
+        assert served.client.post("/services/credit/feedback", json=label).status_code == 200
+        yield Made(served.state, "credit", served)
+
+
+@contextmanager
 def stopped(folder: Path) -> Iterator[Made]:
     """Leave a state folder behind without a server."""
     with serving("mirror", folder / "state") as served:
@@ -377,6 +393,7 @@ STATES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Made]]] = {
     "full": full,
     "old_certificate": old_certificate,
     "witnessed": witnessed,
+    "drifting": drifting,
     "stopped": stopped,
 }
 

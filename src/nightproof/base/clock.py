@@ -18,6 +18,11 @@ def utc_us() -> int:
     return time.time_ns() // 1_000
 
 
+def monotonic_of(at_us: int) -> float:
+    """Return a moment of the wall clock on the monotonic one: right as far as the wall clock was not set since."""
+    return monotonic_s() - (utc_us() - at_us) / 1e6
+
+
 def utc_now() -> datetime:
     """Return the wall clock as an aware datetime, UTC."""
     return datetime.now(UTC)

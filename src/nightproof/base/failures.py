@@ -495,6 +495,18 @@ _ALL = (
         drill="server_held_up",
     ),
     _condition(
+        "drift_detected",
+        "The data is not what the release was made for",
+        "Inputs or answers moved away from the release's reference by more than chance and tolerance explain.",
+        drill="data_drifts",
+    ),
+    _condition(
+        "feedback_poisoned",
+        "Labels look poisoned",
+        "One source's labels contradict the model or the other sources far more than usual, or come as a flood.",
+        drill="labels_poisoned",
+    ),
+    _condition(
         "certificate_expiring",
         "The TLS certificate ends soon",
         "The certificate that the server presents ends within its warning time.",

@@ -57,6 +57,8 @@ class _Verbs(click.Group):
         "hold": ("nightproof.cli.history", "hold"),
         "alerts": ("nightproof.cli.alerts", "alerts"),
         "runbook": ("nightproof.cli.runbook", "runbook"),
+        "drift": ("nightproof.cli.drift", "drift"),
+        "feedback": ("nightproof.cli.feedback", "feedback"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

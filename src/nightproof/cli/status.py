@@ -66,6 +66,8 @@ def print_status(told: dict[str, Any]) -> None:
     ]
     if len(parts) > len(told["services"]):
         show.table("", ["service", "release", "part", "share", "how it does"], parts)
+    for service in told["services"]:
+        print_drift_line(service["name"], service.get("drift"))
     ledger = told["ledger"]
     show.console.print(
         f"ledger {ledger['state']}: {ledger['last_seq'] + 1} entries,"
@@ -83,6 +85,20 @@ def print_status(told: dict[str, Any]) -> None:
         if not part["ok"]:
             told_of_part = f"{part['name']}: {part['why'] or 'not ok'} since {part['since']}"
             show.console.print(f"[red]✗[/] {show.plain(told_of_part)}")
+
+
+def print_drift_line(name: str, drift: dict[str, Any] | None) -> None:
+    """Say how a service's data stands, in one line; nothing where it is as it should be."""
+    if drift is None or drift["state"] in ("quiet", "gathering", "off", "preparing"):
+        return
+    if drift["state"] == "learning":
+        show.console.print(f"drift of {name}: learning from live rows ({show.plain(drift['why'])})")
+        return
+    features = ", ".join(drift["features"][:5])
+    show.console.print(
+        f"[red]✗[/] drift of {name} since {drift['since']}: {show.plain(features)};"
+        f" see nightproof drift {name}"
+    )
 
 
 def watch_status(ask: Callable[[], dict[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from nightproof.base.roles import Action, Role, allows
 from nightproof.gateway import runbooks
 from nightproof.gateway.admin_alerts import AlertRoutes
 from nightproof.gateway.admin_audit import AuditRoutes
+from nightproof.gateway.admin_drift import DriftRoutes
 from nightproof.gateway.admin_promote import PromotionRoutes
 from nightproof.gateway.admin_release import ReleaseRoutes
 from nightproof.gateway.problems import Headers
@@ -65,6 +66,7 @@ class Admin:
         self._releases = ReleaseRoutes(runtime, _read, is_local=is_local)
         self._promotions = PromotionRoutes(runtime, _read)
         self._alerts = AlertRoutes(runtime, _read)
+        self._drift = DriftRoutes(runtime)
 
     async def answer(self, call: Call, method: str, path: str) -> Response:
         """Answer one request, or raise Refusal."""
@@ -107,6 +109,8 @@ class Admin:
             return found
         if found := self._promotions.find(method, path) or self._releases.find(method, path):
             return found
+        if (route := self._drift.find(method, path)) is not None:
+            return route
         raise Refusal(
             "No operator's route is under this path and method.",
             failure="unknown_service",

@@ -24,6 +24,8 @@ from nightproof.declare.describe import Description
 from nightproof.gateway import docs_page, native, oip, openapi, problems, runbooks
 from nightproof.gateway.admin import Admin
 from nightproof.gateway.problems import Headers
+from nightproof.pipeline import feedback
+from nightproof.pipeline.house import House
 from nightproof.pipeline.serve import serve
 from nightproof.pipeline.story import Arrival, Decoded
 from nightproof.runtime import Runtime
@@ -148,6 +150,9 @@ class Gateway:
         if path.startswith("/services/") and path.endswith("/predict") and path.count("/") == 3:
             await self._predict(scope, receive, send, service=path[10:-8])
             return
+        if path.startswith("/services/") and path.endswith("/feedback") and path.count("/") == 3:
+            await self._feedback(scope, receive, send, service=path[10:-9])
+            return
         if path.startswith("/v2/models/") and path.rstrip("/").endswith("/infer"):
             await self._infer(scope, receive, send, path)
             return
@@ -185,6 +190,20 @@ class Gateway:
                 send, status, body, headers + self._reply_headers(reply, arrival) + _allow(arrival.fault)
             )
         self._house.meters.count_stage("reply", monotonic_s() - served_s)
+
+    async def _feedback(self, scope: Scope, receive: Receive, send: Send, *, service: str) -> None:
+        call = Call(scope, receive)
+        arrival = self._arrival(call, service=service, protocol=feedback.PROTOCOL, began_s=monotonic_s())
+        arrival.idempotency_key = ""  # a label that is known already does no harm
+        if scope["method"] != "POST":
+            arrival.fault = _wrong_method(scope["method"], "POST")
+        elif arrival.fault is None:
+            arrival.fault = _wrong_media_type(call.headers)
+        reply = await self._serve(arrival, scope, feedback.take_feedback)
+        if reply is None:
+            return
+        status, body, headers = native.encode(reply, public_url=self._public_url)
+        await _send(send, status, body, headers + self._reply_headers(reply, arrival) + _allow(arrival.fault))
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
         began_s = monotonic_s()
@@ -287,7 +306,12 @@ class Gateway:
             kept = self._specs[id(description)] = (description, inputs, outputs)
         return kept[1], kept[2]
 
-    async def _serve(self, arrival: Arrival, scope: Scope) -> Reply | None:
+    async def _serve(
+        self,
+        arrival: Arrival,
+        scope: Scope,
+        conduct: Callable[[Arrival, House], Awaitable[Reply]] = serve,
+    ) -> Reply | None:
         """Run the pipeline; None when the caller has left, which cancels it."""
         departure = scope.get("extensions", {}).get("nightproof.disconnect")
         if departure is not None:
@@ -295,7 +319,7 @@ class Gateway:
                 departure.callback = departure.task.cancel
             arrival.cut_by = lambda: departure.failure
         try:
-            return await serve(arrival, self._house)
+            return await conduct(arrival, self._house)
         except asyncio.CancelledError:
             return None
         finally:

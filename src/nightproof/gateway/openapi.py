@@ -56,6 +56,7 @@ def document(
     for description, release in services:
         schemas |= _service_schemas(description)
         paths[f"/services/{description.service}/predict"] = {"post": _predict(description, release)}
+        paths[f"/services/{description.service}/feedback"] = {"post": _feedback(description)}
     paths |= _v2_server_paths()
     for description, _ in services:
         paths |= _v2_model_paths(description)
@@ -224,6 +225,73 @@ def _predict(description: Description, release: str) -> Json:
                 "description": "Answered, perhaps by a fallback; then `degraded` says why and by which.",
                 "headers": header_refs([*ON_EVERY_REPLY, "nightproof-degraded"]),
                 "content": {"application/json": {"schema": {"oneOf": replies}}},
+            },
+            **{
+                key.removeprefix("problem-"): {"$ref": f"#/components/responses/{key}"}
+                for key in problem_responses()
+            },
+        },
+    }
+
+
+def _feedback(description: Description) -> Json:
+    name = description.service
+    label = {
+        "type": "object",
+        "required": ["id", "label"],
+        "additionalProperties": False,
+        "properties": {
+            "id": {"type": "string", "description": "The answer's id, which is its x-request-id."},
+            "item": {"type": "integer", "minimum": 0, "description": "The record's place in a list; 0 else."},
+            "label": {
+                "type": "object",
+                "minProperties": 1,
+                "description": "Fields of the output with their right values, not the confidence.",
+            },
+        },
+    }
+    became = {
+        "type": "object",
+        "required": ["request", "item", "label"],
+        "properties": {
+            "request": {"type": "string"},
+            "item": {"type": "integer"},
+            "label": {"enum": ["counted", "held", "duplicate"]},
+        },
+    }
+    reply = {
+        "type": "object",
+        "required": ["id", "service", "release"],
+        "properties": {
+            "id": {"type": "string"},
+            "service": {"type": "string"},
+            "release": {"type": "string"},
+            "output": became,
+            "degraded": {"type": "null"},
+            "items": {"type": "array", "items": {"type": "object"}},
+        },
+    }
+    return {
+        "operationId": f"feedback_{name}",
+        "tags": ["services"],
+        "summary": f"Say what {name} should have answered",
+        "description": "Labels by request id, late or not, one for each prediction; the same label again does no"
+        " harm. A key labels what it asked itself, unless its role is operate or admin.",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "anyOf": [label, {"type": "array", "items": label, "minItems": 1, "maxItems": 1_000}]
+                    }
+                }
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "Taken in. Of a list each label has its own result.",
+                "headers": header_refs(ON_EVERY_REPLY),
+                "content": {"application/json": {"schema": reply}},
             },
             **{
                 key.removeprefix("problem-"): {"$ref": f"#/components/responses/{key}"}

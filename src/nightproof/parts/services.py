@@ -8,7 +8,7 @@ that it began on; workers are ended after that. Decides nothing: which release i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from nightproof.releases.probation import Counted, Terms
 from nightproof.releases.routing import Split
 from nightproof.releases.tally import Picture, Tally
 from nightproof.settings.settings import Settings
+from nightproof.steer.driftwatch import LiveRelease
 from nightproof.steer.from_folder import Differing, release_of
 from nightproof.steer.releasing import Releasing
 from nightproof.steer.stage import Promised
@@ -140,6 +141,14 @@ class Services:
         named = {"service": live.service, "live": live.label, "why": told.why, "commands": told.commands}
         log("folder_not_served", level="warning", **named)
         self.notices.append(told)
+
+    def live(self) -> Iterable[LiveRelease]:
+        """Return the release that is live now of each service, for the drift watch."""
+        for name, served in self._house.services.items():
+            live = served.live
+            yield LiveRelease(
+                name, live.label, live.digest, live.engine, live.input_checks, live.output_checks
+            )
 
     async def stop(self) -> None:
         """End all workers; what they hold is told so."""

@@ -42,10 +42,10 @@ class Request(msgspec.Struct, eq=False):
 async def accept(story: Story, house: House) -> Request:
     """Take the request in. The story knows caller, service, body and records afterwards, as far as it came."""
     arrival = story.arrival
-    caller = _identify(story, house)
+    caller = identify(story, house)
     if arrival.fault is not None:
         raise arrival.fault
-    served = _find_service(story, house, caller)
+    served = find_service(story, house, caller)
     story.deadline_s = _deadline_s(story, served)
     if house.draining:
         raise Refusal(
@@ -107,7 +107,8 @@ def _may_spill(story: Story, house: House) -> bool:
     return house.spill is not None and story.service in house.spilling_services and house.spill.has_room
 
 
-def _identify(story: Story, house: House) -> Caller:
+def identify(story: Story, house: House) -> Caller:
+    """Return who calls. Raises Refusal for a key that is none."""
     token = story.arrival.token
     if token is None:
         raise Refusal(
@@ -126,7 +127,8 @@ def _identify(story: Story, house: House) -> Caller:
     return caller
 
 
-def _find_service(story: Story, house: House, caller: Caller) -> ServedService:
+def find_service(story: Story, house: House, caller: Caller) -> ServedService:
+    """Return the service that is called. Raises Refusal where the caller may not, or there is none."""
     name = story.arrival.service
     if not allows(caller.role, Action.PREDICT):
         raise Refusal(

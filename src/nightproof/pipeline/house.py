@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -13,19 +13,36 @@ from nightproof.audit.spill import Spill
 from nightproof.audit.vault import Vault
 from nightproof.base.deadlines import Deadlines
 from nightproof.base.ids import RequestIds
+from nightproof.base.labels import GivenLabel, LabelOutcome
 from nightproof.base.values import Caller, Reply
 from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
+from nightproof.declare.describe import Description
 from nightproof.limits.limiter import Limiter
 from nightproof.pipeline.last_good import LastGood
 from nightproof.releases.routing import Split
 from nightproof.settings.settings import Settings
+from nightproof.watch.drift.watcher import DriftWatcher
 from nightproof.watch.meters import Meters
 from nightproof.watch.telemetry import Queue
 from nightproof.workers.engine import Engine, Job
 
 if TYPE_CHECKING:
     from nightproof.pipeline.story import Story
+
+
+class TakesLabels(Protocol):
+    """Takes labels in; blocks, so it is called in a thread."""
+
+    def take(
+        self,
+        labels: Sequence[GivenLabel],
+        *,
+        description: Description,
+        caller: Caller,
+        expected_error: float | None,
+    ) -> list[LabelOutcome]:
+        """Say what became of each label."""
 
 
 class RecordedReply(msgspec.Struct, frozen=True):
@@ -121,6 +138,9 @@ class House(msgspec.Struct, eq=False):
     summaries: Counter[tuple[str, str, str]]
     """Refusals that share a record: by failure, service and key or address, since the last flush."""
     ids: RequestIds
+    drift: DriftWatcher | None = None
+    """Takes a sample of what was answered."""
+    feedback: TakesLabels | None = None
     spill: Spill | None = None
     spilling_services: set[str] = set()
     """Those that are answered although the ledger cannot be written, while the spill takes their records."""

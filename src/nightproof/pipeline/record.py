@@ -128,7 +128,7 @@ def _finish(story: Story, house: House) -> None:
         _log_failures(story)
     house.running_keys.discard(story.idem)
     house.meters.count_story(
-        service=story.service,
+        service=story.counted_as or story.service,
         release=story.release,
         ending=story.ending,
         failure=story.failure,
@@ -140,6 +140,8 @@ def _finish(story: Story, house: House) -> None:
         story.watcher.seen(story)
     if house.traces is not None:
         _trace(story, house.traces)
+    if house.drift is not None and story.items and story.caller is not None:
+        house.drift.take(story.service, story.release, story.items, story.caller.key_id)
 
 
 def _trace(story: Story, traces: Queue) -> None:

@@ -112,6 +112,8 @@ class Story(msgspec.Struct, eq=False):
     unit: bytes = b""
     """What the request was shared out by, where that is not the request itself."""
     watcher: Watcher | None = None
+    counted_as: str = ""
+    """Under which service's name the meters count it, where not under its own: labels are no predictions."""
 
     @classmethod
     def of(cls, arrival: Arrival) -> Story:

@@ -240,6 +240,35 @@ class PromotionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DriftSettings:
+    """How inputs and answers are held against the release's profile."""
+
+    watch: bool = knob(True, None, None, "watch for drift, in a process of its own")
+    promise_days: float = knob(30.0, 0.01, 3_650, "at most one false alarm per service in so many days")
+    window_rows: int = knob(500, 100, 1_000_000, "least rows of a window; fewer say nothing")
+    window_s: float = knob(10.0, 0.0, 86_400, "least time of a window, however many rows come")
+    rows_per_s: int = knob(500, 10, 100_000, "most rows a second that are looked at, a fair sample of all")
+    learn_rows: int = knob(
+        2_000, 200, 100_000, "first rows a profile is learnt from where there is no reference"
+    )
+    answer_rows: int = knob(2_000, 0, 20_000, "reference rows that a new release answers for its profile")
+    caller_rows: int = knob(0, 0, 1_000_000, "most rows of one key in a window; 0: no limit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackSettings:
+    """How labels that come afterwards are taken in."""
+
+    keep_labels: int = knob(100_000, 1_000, 10_000_000, "most labels kept per service; the oldest go first")
+    source_share: float = knob(
+        0.5, 0.01, 1, "largest share of the counted labels that one key may have, where several give them"
+    )
+    burst_per_min: int = knob(
+        6_000, 10, 10_000_000, "labels a minute of one key above which they are held back"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlertSettings:
     """When alerts are judged, and what they are called."""
 
@@ -296,6 +325,8 @@ class Settings:
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
+    drift: DriftSettings = field(default_factory=DriftSettings)
+    feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
 
 
 SECTIONS: dict[str, type] = {
@@ -315,6 +346,8 @@ SECTIONS: dict[str, type] = {
     "telemetry": TelemetrySettings,
     "alerts": AlertSettings,
     "notify": NotifySettings,
+    "drift": DriftSettings,
+    "feedback": FeedbackSettings,
 }
 """The sections of `nightproof.toml`, in the order of the docs."""
 

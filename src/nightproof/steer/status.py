@@ -10,9 +10,19 @@ from nightproof.audit.ledger import LedgerSnapshot
 from nightproof.base.ids import RUN_ID
 from nightproof.limits.limiter import LimiterSnapshot
 from nightproof.steer.shown import PartShown
+from nightproof.watch.drift.watcher import DriftStatus
 from nightproof.watch.health import Component
 from nightproof.watch.meters import MetersSnapshot, RecentService
 from nightproof.workers.engine import EngineSnapshot
+
+
+class DriftBrief(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a service's data still is what its release was made for; `nightproof drift` has the rest."""
+
+    state: str
+    since: str
+    features: list[str]
+    why: str
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +41,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     parts: list[PartShown]
     """Every loaded release with the part it plays."""
     recent: RecentService | None
+    drift: DriftBrief | None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +75,7 @@ def service_status(
     quarantined: int,
     parts: Sequence[PartShown],
     meters: MetersSnapshot,
+    drift: DriftStatus | None = None,
 ) -> ServiceStatus:
     """Gather one service's status from its rooms' snapshots."""
     return ServiceStatus(
@@ -79,6 +91,9 @@ def service_status(
         quarantined=quarantined,
         parts=list(parts),
         recent=meters.services.get(name),
+        drift=None
+        if drift is None
+        else DriftBrief(state=drift.state, since=drift.since, features=drift.features, why=drift.why),
     )
 
 

@@ -127,6 +127,16 @@ class StateFolder:
         return self.path / "watch.db"
 
     @property
+    def drift_db(self) -> Path:
+        """Profiles of releases, and where their drift detectors stand; sealed."""
+        return self.path / "drift.db"
+
+    @property
+    def feedback_db(self) -> Path:
+        """Labels that callers gave afterwards; sealed."""
+        return self.path / "feedback.db"
+
+    @property
     def keyring_db(self) -> Path:
         """API keys, hashed."""
         return self.path / "keyring.db"

@@ -1,0 +1,1 @@
+"""How true and how costly the watching is: false alarms, detection, published streams, rivals beside it."""

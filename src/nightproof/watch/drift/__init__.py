@@ -1,0 +1,1 @@
+"""Drift: what callers send, and what the release answers, held against the release's frozen profile."""
