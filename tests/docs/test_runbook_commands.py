@@ -365,7 +365,7 @@ def drifting(folder: Path) -> Iterator[Made]:
     """Serve the example with another currency in one field, and labels."""
     flags = ("--set", "drift.window_s=0.2", "--set", "drift.rows_per_s=4000")
     with serving(ROOT / "examples" / "credit", folder / "state", *flags, service="credit") as served:
-        drift = lambda: served.operate("GET", "/admin/drift/credit").json()["state"]  # noqa: E731
+        drift = lambda: served.operate("GET", "/admin/drift/credit").json().get("state", "unknown")  # noqa: E731
         wait_until(lambda: drift() not in ("preparing", "unknown"), within_s=60)
         rich = [{**served.example, "credit-amount": 90_000 + place} for place in range(50)]
         wait_until(lambda: served.predict(rich).status_code == 200 and drift() == "drifting", within_s=60)
