@@ -14,7 +14,7 @@ from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.base.conditions import Condition
 from nightproof.base.failures import CATALOGUE
 from nightproof.pipeline.house import House, ServedService
-from nightproof.steer import promote, upkeep, watching
+from nightproof.steer import by_itself, upkeep, watching
 from nightproof.steer.oncall import OnCall, Readings
 from nightproof.steer.promote import Helm
 from nightproof.steer.runbook import Present, facts_of, fill
@@ -31,7 +31,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     "ledger": ("audit_unavailable", "audit_outcome_unknown"),
     "upkeep": upkeep.CONDITIONS,
     "watching": watching.CONDITIONS,
-    "releases": promote.CONDITIONS,
+    "releases": by_itself.CONDITIONS,
     "server": ("certificate_expiring", "certificate_reload_failed", "unclean_stop"),
     "happened": (
         "audit_writer_lost",
