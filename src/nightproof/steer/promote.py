@@ -618,11 +618,12 @@ class Helm:
             return
         try:
             await self._stage.warm(target, workers="all")
-            standing = self._stage.golden_trouble(service, target.label)
+            wrong = self._stage.golden_trouble(service, target.label)
+            standing = f"{target.label}: {wrong}" if wrong else ""
         except (StateError, DeclarationError) as error:
-            standing = f"does not load: {error.text.partition(chr(10))[0]}"
+            standing = f"{target.label} does not load: {error.text.partition(chr(10))[0]}"
         if standing:
-            self._say_stuck(service, bad, f"{why}; {target.label}: {standing}", by_golden=by_golden)
+            self._say_stuck(service, bad, f"{why}; {standing}", by_golden=by_golden)
             return
         if trial is not None and trial.label != target.label:
             await self._end_trial(
