@@ -153,9 +153,9 @@ def test_rollback_by_hand_under_load_fails_no_request(state: Path):
     assert [one["version"] for one in service["parts"] if one["part"] == "standby"] == ["1.1"]
 
 
-STEPS = {
-    "before the bundle is verified": ("nightproof.parts.services:open_bundle:before", "1.0"),
-    "after the bundle is verified": ("nightproof.parts.services:open_bundle:after", "1.0"),
+STEPS = {  # the first release that is opened is the one that is live at the start
+    "before the bundle is verified": ("nightproof.steer.releasing:Releasing.open:before:2", "1.0"),
+    "after the bundle is verified": ("nightproof.steer.releasing:Releasing.open:after:2", "1.0"),
     "after it is loaded": ("nightproof.parts.services:Services.warm:after", "1.0"),
     "before it is loaded": ("nightproof.parts.services:Services.warm:before", "1.0"),
     "after the act is recorded": ("nightproof.steer.promote:Helm._switch:before", "1.0"),
