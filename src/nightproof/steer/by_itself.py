@@ -103,3 +103,8 @@ def taken_back(acts: Sequence[RegistryAct]) -> str:
         if one.act in ("canary_worse", "canary_undecided"):
             return one.label
     return ""
+
+
+def last_switch(acts: Sequence[RegistryAct]) -> RegistryAct | None:
+    """Return the act that made the live release live."""
+    return next((one for one in acts if one.act in ("live", "rollback", "rolled_back")), None)

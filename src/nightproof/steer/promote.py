@@ -23,7 +23,7 @@ from nightproof.releases.judge import Judgement, Rules, judge
 from nightproof.releases.probation import Terms, rule, terms_of
 from nightproof.releases.routing import Unit, steps_from
 from nightproof.settings.settings import PromotionSettings
-from nightproof.steer.by_itself import BY_ITSELF, ByItself, rolled_back, taken_back, taken_off
+from nightproof.steer.by_itself import BY_ITSELF, ByItself, last_switch, rolled_back, taken_back, taken_off
 from nightproof.steer.plan import Asked, Plan, shares_of
 from nightproof.steer.shown import Done, History, PartShown, ReleaseShown, act_shown, judged, shown
 from nightproof.steer.stage import Promised, Stage
@@ -649,14 +649,7 @@ class Helm:
         """Go on with the probation of a release that went live shortly before this start."""
         watch = self._watched.setdefault(service, _Watch())
         promised = self._stage.describes(service)
-        last = next(
-            (
-                one
-                for one in self._registry.history(service, most=50)
-                if one.act in ("live", "rollback", "rolled_back")
-            ),
-            None,
-        )
+        last = last_switch(self._registry.history(service, most=50))
         if promised is None or last is None or last.act != "live" or not self._settings.probation_s:
             return
         age_s = (utc_us() - last.at_us) / 1e6
