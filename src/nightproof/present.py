@@ -14,7 +14,7 @@ from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.base.conditions import Condition
 from nightproof.base.failures import CATALOGUE
 from nightproof.pipeline.house import House, ServedService
-from nightproof.steer import promote, upkeep, watching
+from nightproof.steer import by_itself, upkeep, watching
 from nightproof.steer.driftwatch import DriftWatch
 from nightproof.steer.oncall import OnCall, Readings
 from nightproof.steer.promote import Helm
@@ -32,7 +32,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     "ledger": ("audit_unavailable", "audit_outcome_unknown"),
     "upkeep": upkeep.CONDITIONS,
     "watching": watching.CONDITIONS,
-    "releases": promote.CONDITIONS,
+    "releases": by_itself.CONDITIONS,
     "drift": ("drift_detected", "feedback_poisoned"),
     "server": ("certificate_expiring", "certificate_reload_failed", "unclean_stop"),
     "happened": (

@@ -75,9 +75,7 @@ def test_a_release_that_errs_everywhere_is_named_once_with_since_when_and_why(mo
     assert re.fullmatch(r"20\d\d-.*Z", told["since"])
     assert golden_events(moody, "release") == 1, "said once, however many replacements err"
     assert '"reason": "release"' in moody.log.read_text()
-    moody.wait_until(
-        lambda: moody.client.get("/healthz").status_code == 503
-    )  # the others are asked by and by
+    moody.wait_until(lambda: moody.client.get("/healthz").status_code == 503)  # no worker is left
 
     (tmp_path / "mood").unlink()
     moody.wait_until(lambda: component(moody, "golden:moody")["ok"] is True)

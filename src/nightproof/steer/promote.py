@@ -23,6 +23,7 @@ from nightproof.releases.judge import Judgement, Rules, judge
 from nightproof.releases.probation import Terms, rule, terms_of
 from nightproof.releases.routing import Unit, steps_from
 from nightproof.settings.settings import PromotionSettings
+from nightproof.steer.by_itself import BY_ITSELF, ByItself, last_switch, rolled_back, taken_back, taken_off
 from nightproof.steer.plan import Asked, Plan, shares_of
 from nightproof.steer.shown import Done, History, PartShown, ReleaseShown, act_shown, judged, shown
 from nightproof.steer.stage import Promised, Stage
@@ -36,19 +37,8 @@ from nightproof.storage.registry_store import (
 )
 from nightproof.storage.sqlite import NotFound, StorageOutcomeUnknown, StorageUnavailable
 
-BY_ITSELF = "nightproof"
 _AGAIN_S = 2.0
 """Pause before a verdict that could not be followed (a full disk, mostly) is judged again."""
-CONDITIONS = ("release_rolled_back", "canary_worse", "canary_undecided", "no_way_back")
-"""What it does, or cannot do, by itself: somebody is to hear of each."""
-_TOLD_OF = {
-    "rolled_back": "release_rolled_back",
-    "canary_worse": "canary_worse",
-    "canary_undecided": "canary_undecided",
-}
-"""The condition by the act in the history."""
-_SHOWN_S = 3_600.0
-"""For so long what was done by itself stands as a condition, unless somebody acts on the service before."""
 
 
 class _Watch(msgspec.Struct):
@@ -61,11 +51,6 @@ class _Watch(msgspec.Struct):
     judgement: Judgement | None = None
     terms: Terms | None = None
     live_since_s: float = 0.0
-    stuck: str = ""
-    """Why the live release should go, where there is nothing to go back to; empty where that is not so."""
-    is_stuck_by_golden: bool = False
-    done: Condition | None = None
-    """What was done last by itself, for as long as nobody acted since."""
 
 
 class Helm:
@@ -94,6 +79,7 @@ class Helm:
         self._doors: dict[str, asyncio.Lock] = {}
         self._acting: set[str] = set()
         self._watched: dict[str, _Watch] = {}
+        self._by_itself = ByItself()
         self._is_recording = False
 
     def _rules(self) -> Rules:
@@ -270,13 +256,8 @@ class Helm:
         return found
 
     def taken_back(self, service: str) -> str:
-        """Name the release that was taken back last, by itself or by somebody; empty if none was."""
-        for one in self._registry.history(service, most=50):
-            if one.act in ("rollback", "rolled_back"):
-                return one.origin
-            if one.act in ("canary_worse", "canary_undecided"):
-                return one.label
-        return ""
+        """Name the release that was taken back last; empty if none was."""
+        return taken_back(self._registry.history(service, most=50))
 
     def judgement(self, service: str) -> Judgement | None:
         """Return the last judgement of the canary."""
@@ -287,7 +268,8 @@ class Helm:
     async def resume(self, service: str) -> None:
         """After a start: bring the trial back that was on, and go on with the probation of a fresh release."""
         watch = self._watched.setdefault(service, _Watch())
-        self._remember_the_last(service)
+        acts = self._registry.history(service, most=50)
+        self._by_itself.resume(service, acts, self._live_label(service))
         self._resume_probation(service)
         self._stage.warm_standby(service)
         trial = self._registry.trial(service)
@@ -328,12 +310,7 @@ class Helm:
 
     def conditions(self) -> Iterable[Condition]:
         """Return what was done by itself lately, and where nothing could be done."""
-        now = monotonic_s()
-        for service, watch in self._watched.items():
-            if watch.done is not None and now - watch.done.since_s < _SHOWN_S:
-                yield watch.done
-            if watch.stuck:
-                yield Condition(failure="no_way_back", service=service, detail=watch.stuck)
+        return self._by_itself.conditions()
 
     async def record_history(self) -> None:
         """Bring the audit log up to the registry's history; what cannot be recorded now is tried again."""
@@ -365,7 +342,8 @@ class Helm:
     def watch_live(self, service: str, *, fresh: bool) -> None:
         """Begin to watch a service; `fresh`: its live release has just gone live."""
         watch = self._watched.setdefault(service, _Watch())
-        watch.terms, watch.stuck = None, ""
+        watch.terms = None
+        self._by_itself.switched(service)
         promised = self._stage.describes(service)
         if not fresh or promised is None or not self._settings.probation_s:
             self._stage.end_probation(service)
@@ -445,7 +423,7 @@ class Helm:
                 )
             )
             watch = self._watched.setdefault(service, _Watch())
-            watch.done = None
+            self._by_itself.acted(service)
             self._take_up(service, trial, watch)
         self._begin(self.record_history())
 
@@ -492,8 +470,8 @@ class Helm:
                     watch.trial = watch.plan = watch.judgement = None
                 before = self._stage.rates_before(service)
                 self._stage.make_live(service, label, act=act)
-                watch.terms, watch.stuck = None, ""
-                watch.done = None
+                watch.terms = None
+                self._by_itself.switched(service)
                 self._stage.end_probation(service)
                 promised = self._stage.describes(service)
                 if act == "live" and promised is not None and self._settings.probation_s:
@@ -575,7 +553,7 @@ class Helm:
         latch = why if act == "canary_worse" else ""
         await self._end_trial(service, act, who=BY_ITSELF, why=why, latch=latch, expected=generation)
         live = self._live_label(service)
-        self._remember(service, act, f"{trial.label} was taken back; {live} is live: {why}")
+        self._by_itself.did(service, act, f"{taken_off(trial.label, live)}: {why}")
         self._observe(act, service=service, release=trial.label, live=live, why=why)
 
     async def _go_on(self, service: str, trial: Trial, plan: Plan, watch: _Watch) -> None:
@@ -614,8 +592,8 @@ class Helm:
         if ruling.standing == "passed":
             watch.terms = None
             self._stage.end_probation(service)
-        elif ruling.standing == "broken" and not watch.stuck:
-            return lambda: self._roll_back_by_itself(service, watch, ruling.why)
+        elif ruling.standing == "broken" and not self._by_itself.is_stuck(service):
+            return lambda: self._roll_back_by_itself(service, ruling.why)
         return None
 
     def _judge_golden(self, service: str, watch: _Watch) -> Callable[[], Coroutine[Any, Any, None]] | None:
@@ -626,36 +604,33 @@ class Helm:
             if why:
                 return lambda: self._take_back(service, trial, "canary_worse", why)
         why = self._stage.golden_trouble(service, self._live_label(service))
-        if not why and watch.is_stuck_by_golden:
-            watch.stuck, watch.is_stuck_by_golden = "", False  # it answers rightly again
-        if not why or watch.stuck:
+        if not why:
+            self._by_itself.golden_hold_again(service)
+        if not why or self._by_itself.is_stuck(service):
             return None
-        return lambda: self._roll_back_by_itself(service, watch, why, by_golden=True)
+        return lambda: self._roll_back_by_itself(service, why, by_golden=True)
 
-    def _say_stuck(self, service: str, watch: _Watch, release: str, why: str, *, by_golden: bool) -> None:
-        watch.stuck, watch.is_stuck_by_golden = why, by_golden
+    def _say_stuck(self, service: str, release: str, why: str, *, by_golden: bool) -> None:
+        self._by_itself.could_not(service, f"{release}: {why}", by_golden=by_golden)
         self._observe("no_way_back", service=service, release=release, why=why)
 
-    async def _roll_back_by_itself(
-        self, service: str, watch: _Watch, why: str, *, by_golden: bool = False
-    ) -> None:
+    async def _roll_back_by_itself(self, service: str, why: str, *, by_golden: bool = False) -> None:
         """Go back to the release before, and latch the bad one: it does not come back by itself."""
         generation = self._registry.generation(service)
         bad, target = self._live_label(service), self._registry.previous(service)
         trial = self._registry.trial(service)
         if target is None:
-            nothing = f"{bad}: {why}; there is no release to go back to"
-            self._say_stuck(service, watch, bad, nothing, by_golden=by_golden)
+            why = f"{why}; there is no release to go back to"
+            self._say_stuck(service, bad, why, by_golden=by_golden)
             return
         try:
             await self._stage.warm(target, workers="all")
-            standing = self._stage.golden_trouble(service, target.label)
+            wrong = self._stage.golden_trouble(service, target.label)
+            standing = f"{target.label}: {wrong}" if wrong else ""
         except (StateError, DeclarationError) as error:
-            standing = f"does not load: {error.text.partition(chr(10))[0]}"
+            standing = f"{target.label} does not load: {error.text.partition(chr(10))[0]}"
         if standing:
-            self._say_stuck(
-                service, watch, bad, f"{bad}: {why}; {target.label}: {standing}", by_golden=by_golden
-            )
+            self._say_stuck(service, bad, f"{why}; {standing}", by_golden=by_golden)
             return
         if trial is not None and trial.label != target.label:
             await self._end_trial(
@@ -665,28 +640,8 @@ class Helm:
         await self._switch(
             service, target.label, "rolled_back", who=BY_ITSELF, why=why, latch=why, expected=generation
         )
-        self._remember(service, "release_rolled_back", f"{bad} was rolled back to {target.label}: {why}")
+        self._by_itself.did(service, "release_rolled_back", f"{rolled_back(bad, target.label)}: {why}")
         self._observe("release_rolled_back", service=service, release=bad, live=target.label, why=why)
-
-    def _remember(self, service: str, failure: str, detail: str, *, ago_s: float = 0.0) -> None:
-        self._watched.setdefault(service, _Watch()).done = Condition(
-            failure=failure, service=service, since_s=monotonic_s() - ago_s, detail=detail
-        )
-
-    def _remember_the_last(self, service: str) -> None:
-        """After a start: what was done by itself shortly before stands on, if nobody acted since."""
-        acts = self._registry.history(service, most=50)
-        last = next((one for one in acts if one.act != "registered"), None)
-        if last is None or last.act not in _TOLD_OF or last.who != BY_ITSELF:
-            return
-        ago_s = (utc_us() - last.at_us) / 1e6
-        if 0 <= ago_s < _SHOWN_S:
-            done = (
-                f"{last.origin} was rolled back to {last.label}"
-                if last.act == "rolled_back"
-                else f"{last.label} was taken back; {self._live_label(service)} is live"
-            )
-            self._remember(service, _TOLD_OF[last.act], f"{done}: {last.why}", ago_s=ago_s)
 
     async def _follow(self, service: str, follow: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do what a verdict asks for; what stands in the way is logged, and the next tick judges again."""
@@ -702,14 +657,7 @@ class Helm:
         """Go on with the probation of a release that went live shortly before this start."""
         watch = self._watched.setdefault(service, _Watch())
         promised = self._stage.describes(service)
-        last = next(
-            (
-                one
-                for one in self._registry.history(service, most=50)
-                if one.act in ("live", "rollback", "rolled_back")
-            ),
-            None,
-        )
+        last = last_switch(self._registry.history(service, most=50))
         if promised is None or last is None or last.act != "live" or not self._settings.probation_s:
             return
         age_s = (utc_us() - last.at_us) / 1e6

@@ -1,4 +1,4 @@
-"""Kill the server at a named step, as a power cut would: `KILL_AT=module:function:before|after`. For tests only.
+"""Kill the server at a named step, as a power cut would: `KILL_AT=module:function:before|after[:call]`. For tests only.
 
 Python imports this by itself when the folder is on PYTHONPATH. Only the process that serves is concerned; it is the
 program as it is, ended between two of its steps.
@@ -7,6 +7,7 @@ program as it is, ended between two of its steps.
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import signal
 import sys
@@ -19,7 +20,9 @@ def end() -> None:
 
 def arm(place: str) -> None:
     """Wrap the function that is named, so that calling it ends the process before or after it has run."""
-    module_name, path, when = place.split(":")
+    module_name, path, when, *at = place.split(":")
+    calls = itertools.count(1)
+    wanted = int(at[0]) if at else 1
     owner = importlib.import_module(module_name)
     *parents, name = path.split(".")
     for parent in parents:
@@ -28,18 +31,22 @@ def arm(place: str) -> None:
 
     @functools.wraps(function)
     def plain(*arguments, **named):
-        if when == "before":
+        is_it = next(calls) >= wanted
+        if is_it and when == "before":
             end()
         answer = function(*arguments, **named)
-        end()
+        if is_it:
+            end()
         return answer
 
     @functools.wraps(function)
     async def awaited(*arguments, **named):
-        if when == "before":
+        is_it = next(calls) >= wanted
+        if is_it and when == "before":
             end()
         answer = await function(*arguments, **named)
-        end()
+        if is_it:
+            end()
         return answer
 
     setattr(owner, name, awaited if inspect.iscoroutinefunction(function) else plain)
