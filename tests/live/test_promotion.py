@@ -50,9 +50,10 @@ def parts(served: Served) -> dict[str, str]:
 
 
 def start_pids(served: Served) -> set[int]:
-    """Return the server's children."""
+    """Return the server's workers, whatever release they are of."""
     pid = served.process.pid
-    return {int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(one) for one in children if b"workers.child" in Path(f"/proc/{one}/cmdline").read_bytes()}
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from nightproof.audit.seal import NoteRefused, Verifier, add_checkpoint_body, parse_checkpoint
@@ -25,6 +25,9 @@ from nightproof.storage.ledger_rows import Checkpoint
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
 from nightproof.storage.witness_folder import WitnessConflict, WitnessFolder
+
+if TYPE_CHECKING:
+    import httpx
 
 _WITHIN_S = 10.0
 _MOST_ANSWER_BYTES = 65_536
@@ -144,6 +147,8 @@ class Witness:
         if checkpoint.size <= self._size and not self._why:
             self._taken_s = monotonic_s()  # it has all there is
             return
+        import httpx  # not for the process that writes the log, which reads this module for its checks
+
         try:
             if self._folder is not None:
                 await asyncio.to_thread(self._keep_in, self._folder, checkpoint)
@@ -200,6 +205,8 @@ class Witness:
         A witness that knows another size says which. Another gateway on the same log may have given it more than
         this one has signed: then the log's own newest checkpoint is sent.
         """
+        import httpx
+
         async with httpx.AsyncClient(timeout=_WITHIN_S, follow_redirects=False) as client:
             for _ in range(3):
                 body = await asyncio.to_thread(self._body, checkpoint)
