@@ -121,7 +121,7 @@ class Served:
         """Return `/metrics`."""
         return self.client.get("/metrics").text
 
-    def wait_until(self, holds: Any, *, within_s: float = 15.0) -> None:
+    def wait_until(self, holds: Any, *, within_s: float = 45.0) -> None:
         """Wait until `holds()` is true."""
         wait_until(holds, within_s=within_s)
 
@@ -139,7 +139,7 @@ def control_socket(state: Path) -> Path:
     return StateFolder.open(state, create=False).socket
 
 
-def wait_until(holds: Any, *, within_s: float = 15.0) -> None:
+def wait_until(holds: Any, *, within_s: float = 45.0) -> None:
     """Wait until `holds()` is true; fail with its name after `within_s`."""
     deadline = time.monotonic() + within_s
     while not holds():

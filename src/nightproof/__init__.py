@@ -4,12 +4,10 @@ These are the names a service folder imports; everything else is for the command
 they are asked for: a verb, or the process that writes the log, declares nothing and need not wait for Pydantic.
 """
 
-from __future__ import annotations
+import importlib as _importlib
+import typing as _typing
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from nightproof.declare import fallback
     from nightproof.declare.fields import Confidence, Fresh, Sensitive, Subject, Usual
     from nightproof.declare.service import Model, Objective, Service
@@ -41,13 +39,13 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     """Load a public name (PEP 562)."""
     if name == "fallback":
-        return import_module("nightproof.declare.fallback")
+        return _importlib.import_module("nightproof.declare.fallback")
     if name not in _HOME:
         raise AttributeError(f"module 'nightproof' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"nightproof.declare.{_HOME[name]}"), name)
+    found = globals()[name] = getattr(_importlib.import_module(f"nightproof.declare.{_HOME[name]}"), name)
     return found
 
 

@@ -69,7 +69,7 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(work())
 
 
-async def until(holds: Callable[[], bool], *, within_s: float = 5.0) -> None:
+async def until(holds: Callable[[], bool], *, within_s: float = 30.0) -> None:
     """Wait on the loop until it holds."""
     async with asyncio.timeout(within_s):
         while not holds():
@@ -89,7 +89,7 @@ def test_a_disk_that_takes_nothing_keeps_no_alert_from_its_receiver_and_catches_
             await until(lambda: len(watched.store.read().alerts) > 0)
             await until(lambda: watched.store.read().parcels == [])
             await watched.on_call.stop()
-            assert len(one.alerts("firing", "NightproofDiskLow")) == 1
+            assert len(one.told("firing", "NightproofDiskLow")) == 1
 
     run(work)
 
@@ -113,7 +113,8 @@ def test_what_the_audit_log_does_not_take_is_recorded_when_it_does_also_by_the_n
 
         told = [(entry["failure"], entry["before"], entry["state"]) for entry in again.recorded]
         assert told == [("disk_low", "quiet", "pending"), ("disk_low", "pending", "firing")]
-        assert len(one.alerts("firing", "NightproofDiskLow")) == 1
+        # The stop may come between a message and the note that it was taken: it is then sent once more, by its id.
+        assert len({got.headers["webhook-id"] for got in one.took}) == 1
 
     run(work)
 
