@@ -89,7 +89,7 @@ def test_a_disk_that_takes_nothing_keeps_no_alert_from_its_receiver_and_catches_
             await until(lambda: len(watched.store.read().alerts) > 0)
             await until(lambda: watched.store.read().parcels == [])
             await watched.on_call.stop()
-            assert len(one.told("firing", "NightproofDiskLow")) == 1
+            assert len(one.alerts("firing", "NightproofDiskLow")) == 1
 
     run(work)
 
