@@ -125,7 +125,8 @@ class Ledger:
         self._number = 0
         self._in_flight: _Batch | None = None
         """What the writer has in hand."""
-        self._jobs: dict[int, asyncio.Future[Any]] = {}
+        self._jobs: dict[int, tuple[asyncio.Future[Any], float]] = {}
+        """What the writer was asked to do, and when."""
         self._opening: asyncio.Future[None] | None = None
         """Until the first writer has opened the log, or could not."""
         self._has_writer = False
@@ -149,6 +150,8 @@ class Ledger:
         self._link.start(self._heard, self._writer_lost)
         try:
             await self._opening
+            if not self._has_writer:  # it ended in the very turn of the loop in which it had opened the log
+                raise error_named("StateError", "The audit log's writer ended at its start.", _RETRY)
         except BaseException:
             await self._link.stop(_STOPS_WITHIN_S)
             raise
@@ -205,7 +208,7 @@ class Ledger:
             future.exception()  # seen: nobody may be waiting
         else:
             self._number += 1
-            self._jobs[self._number] = future
+            self._jobs[self._number] = (future, monotonic_s())
             self._link.send(messages.Do(self._number, act, named))
         return future
 
@@ -388,7 +391,7 @@ class Ledger:
             self._fence(batch.futures, told.why)
 
     def _job_ended(self, number: int, value: Any, error: Exception | None) -> None:
-        future = self._jobs.pop(number, None)
+        future, _ = self._jobs.pop(number, (None, 0.0))
         if future is None or future.done():
             return
         if error is not None:
@@ -402,9 +405,16 @@ class Ledger:
         for number in list(self._jobs):
             self._job_ended(number, None, AuditUnavailable(_TOLD[AuditUnavailable], hint=_RETRY))
 
+    def _end_late_jobs(self) -> None:
+        """Let nobody wait without end for a job that a writer does not come to."""
+        late_s = monotonic_s() - self._settings.commit_slow_s * _FENCED_AFTER_SLOW
+        for number in [number for number, (_, began_s) in self._jobs.items() if began_s < late_s]:
+            self._job_ended(number, None, AuditUnavailable(_TOLD[AuditUnavailable], hint=_RETRY))
+
     def _watch(self) -> None:
         """See to a commit that does not end: nobody waits for it without end."""
         self._watch_timer = self._loop.call_later(_WATCH_EVERY_S, self._watch)
+        self._end_late_jobs()
         batch = self._in_flight
         if batch is None or self._state == "fenced":
             return

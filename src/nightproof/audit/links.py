@@ -114,6 +114,8 @@ class ProcessLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
         self._is_stopping = False
+        self._connecting: asyncio.Task[None] | None = None
+        """Held here, since the loop holds tasks weakly."""
         self._broken = ""
         self._returncode: int | None = None
         self._gone = asyncio.Event()
@@ -151,11 +153,18 @@ class ProcessLink(asyncio.Protocol):
             theirs.close()
         self._unsent = []
         self.send(self._opening())
-        task = self._loop.create_task(self._connect(ours))
-        task.add_done_callback(lambda done: done.exception())
+        popen = self._popen
+        self._connecting = self._loop.create_task(self._connect(ours))
+        self._connecting.add_done_callback(lambda done: self._see_connected(done, popen))
 
     async def _connect(self, ours: socket.socket) -> None:
         await self._loop.create_connection(lambda: self, sock=ours)
+
+    def _see_connected(self, done: asyncio.Task[None], popen: subprocess.Popen[bytes]) -> None:
+        """End a writer that cannot be spoken to: it would wait for its settings, and the ledger for it."""
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            self._end(f"it cannot be spoken to: {error}", popen)
 
     def send(self, message: ToWriter) -> None:
         """Write one message."""

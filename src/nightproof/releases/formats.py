@@ -49,7 +49,7 @@ _PICKLES = {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".dill", ".clo
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
     ValueError,
-    NotImplementedError,
+    NotImplementedError,  # zipfile's word for a compression that it does not know
     OSError,
     RuntimeError,
     EOFError,

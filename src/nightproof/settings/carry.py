@@ -20,6 +20,9 @@ def read_settings(written: bytes) -> Settings:
     return msgspec.json.decode(written, type=Settings, dec_hook=_path)
 
 
+# What a hook of msgspec does not know, it says by NotImplementedError: its own contract.
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, Path):
         return str(value)
