@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from nightproof.audit import messages
 from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable, Ledger, State
 from nightproof.audit.links import ThreadLink
 from nightproof.audit.record import make_entry
 from nightproof.audit.writer import LogWriter
 from nightproof.audit.writing import OpenLog
+from nightproof.base.errors import StateError
 from nightproof.settings.settings import LedgerSettings
 from nightproof.storage.ledger_rows import Row
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
@@ -207,6 +209,48 @@ def test_an_owner_that_stumbles_over_the_news_leaves_no_waiter_behind():
         return [*first, *second]
 
     assert asyncio.run(run()) == ["AuditUnavailable", 0]
+
+
+def test_a_job_that_the_writer_does_not_come_to_is_refused_and_the_ledger_goes_on():
+    async def run() -> None:
+        room = Room(commit_slow_s=0.05)
+        await room.ledger.start()
+        room.store.gate.clear()
+        room.append(1).cancel()
+        await asyncio.sleep(0)
+        job = room.ledger.do("size")
+        async with asyncio.timeout(10):
+            assert await outcomes([job]) == ["AuditUnavailable"]
+        room.store.gate.set()
+        await room.ledger.stop()
+
+    asyncio.run(run())
+
+
+class LostLink:
+    """A link whose writer opens the log and is gone in the same turn of the loop."""
+
+    pid = 0
+
+    def start(self, heard: Any, lost: Any) -> None:
+        """Say both at once."""
+        heard(messages.Opened(0, "", "", None))
+        lost("SIGKILL")
+
+    def send(self, message: messages.ToWriter) -> None:
+        """Drop it."""
+
+    async def stop(self, within_s: float) -> None:
+        """Nothing is left to end."""
+
+
+def test_a_writer_that_ends_as_it_has_opened_the_log_lets_no_server_start():
+    async def run() -> None:
+        ledger = Ledger(LostLink, LedgerSettings(), on_fence=lambda why: None)
+        with pytest.raises(StateError, match="ended at its start"):
+            await ledger.start()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("kind", [AuditUnavailable, AuditOutcomeUnknown])
