@@ -103,6 +103,20 @@ def part_of(served: Served, name: str) -> dict[str, object]:
     return next(part for part in served.status()["components"] if part["name"] == name)
 
 
+def test_the_checkpoint_that_is_signed_at_the_stop_reaches_the_witness(notary: Notary, state: Path):
+    """The log's writer signs it after the server has said that nothing more comes."""
+    env = witnessed_by(notary, NIGHTPROOF_LEDGER_SEAL_EVERY_S="60")
+    with serving("ward", state, env=env) as served:
+        assert [served.predict({"x": number}).status_code for number in range(5)] == [200] * 5
+        assert served.stop() == 0
+    vkey = (state / "ledger.vkey").read_text()
+
+    assert (
+        parse_checkpoint(notary.seen[-1].note, [Verifier(vkey)]).size
+        == json.loads(_verified(state))["records"]
+    )
+
+
 def test_each_checkpoint_that_a_witness_gets_continues_the_one_before(notary: Notary, state: Path):
     with serving("ward", state, env=witnessed_by(notary)) as served:
         for number in range(5):

@@ -1,4 +1,4 @@
-"""The second conductor: one call of the feedback route, with the same endings and the same record as a prediction.
+"""One call of the feedback route, conducted as a prediction is, with the same endings and the same record.
 
 accept → take → record → reply. Each label is a record of its own: counted, set aside, known already, or refused.
 """
@@ -16,10 +16,8 @@ from nightproof.base.labels import GivenLabel, LabelOutcome
 from nightproof.base.values import Reply
 from nightproof.pipeline.accept import find_service, identify
 from nightproof.pipeline.house import House, ServedService
-from nightproof.pipeline.record import internal_error, record, record_abandoned
-from nightproof.pipeline.reply import reply_of
+from nightproof.pipeline.serve import serve
 from nightproof.pipeline.story import Arrival, Item, Story
-from nightproof.watch.log import log_unexpected
 
 PROTOCOL = "feedback"
 _MOST_LABELS = 1_000
@@ -28,24 +26,7 @@ _KNOWN = frozenset({"id", "item", "label"})
 
 async def take_feedback(arrival: Arrival, house: House) -> Reply:
     """Take the labels of one request in. Returns a reply in every case but one: a cancelled caller gets none."""
-    story = Story.of(arrival)
-    house.meters.arrived()
-    try:
-        try:
-            await _work(story, house)
-        except Fault as fault:
-            story.end_by(fault)
-        except Exception as error:  # noqa: BLE001
-            # The border of law 2, as in `serve`.
-            log_unexpected(error, request_id=arrival.id, service=story.service)
-            story.items = []
-            story.end_by(internal_error(error))
-            story.ending = "failed"
-        await record(story, house)
-    except asyncio.CancelledError:
-        record_abandoned(story, house)
-        raise
-    return reply_of(story)
+    return await serve(arrival, house, work=_work)
 
 
 async def _work(story: Story, house: House) -> None:

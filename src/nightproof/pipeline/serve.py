@@ -7,6 +7,7 @@ once: also when its caller leaves in the middle, which cancels this coroutine.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from nightproof.base.errors import Fault
 from nightproof.base.values import Reply
@@ -21,30 +22,11 @@ from nightproof.pipeline.reply import reply_of
 from nightproof.pipeline.story import Arrival, Story
 from nightproof.watch.log import log_unexpected
 
-
-async def serve(arrival: Arrival, house: House) -> Reply:
-    """Answer one request. Returns a reply in every case but one: a cancelled caller gets none."""
-    story = Story.of(arrival)
-    house.meters.arrived()
-    try:
-        try:
-            await _work(story, house)
-        except Fault as fault:
-            story.end_by(fault)
-        except Exception as error:  # noqa: BLE001
-            # The border of law 2: an exception nobody named becomes internal_error, is logged and pages.
-            log_unexpected(error, request_id=arrival.id, service=story.service)
-            story.items = []
-            story.end_by(internal_error(error))
-            story.ending = "failed"
-        await record(story, house)
-    except asyncio.CancelledError:
-        record_abandoned(story, house)
-        raise
-    return reply_of(story)
+Work = Callable[[Story, House], Awaitable[None]]
 
 
-async def _work(story: Story, house: House) -> None:
+async def predict(story: Story, house: House) -> None:
+    """Have the records of a request answered."""
     request = await accept(story, house)
     story.mark("accept")
     if story.replay is not None:
@@ -58,3 +40,28 @@ async def _work(story: Story, house: House) -> None:
         await degrade(request, story)
         story.end_by_items()
         story.mark("check")
+
+
+async def serve(arrival: Arrival, house: House, *, work: Work = predict) -> Reply:
+    """Answer one request. Returns a reply in every case but one: a cancelled caller gets none.
+
+    `work` is what lies between arrival and record, for the routes that ask for something else than a prediction.
+    """
+    story = Story.of(arrival)
+    house.meters.arrived()
+    try:
+        try:
+            await work(story, house)
+        except Fault as fault:
+            story.end_by(fault)
+        except Exception as error:  # noqa: BLE001
+            # The border of law 2: an exception nobody named becomes internal_error, is logged and pages.
+            log_unexpected(error, request_id=arrival.id, service=story.service)
+            story.items = []
+            story.end_by(internal_error(error))
+            story.ending = "failed"
+        await record(story, house)
+    except asyncio.CancelledError:
+        record_abandoned(story, house)
+        raise
+    return reply_of(story)

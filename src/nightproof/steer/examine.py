@@ -29,9 +29,10 @@ from nightproof.releases.formats import Looked
 from nightproof.releases.gate import Finding, Kind
 from nightproof.releases.inspect import PROFILED, LookedAt
 from nightproof.settings.settings import WorkerSettings
+from nightproof.storage.proc import cause_of
+from nightproof.storage.spawned import scrubbed_environment
 from nightproof.workers.engine import NotLoaded, Origin
 from nightproof.workers.pool import Pool
-from nightproof.workers.process import cause_of, scrubbed_environment
 
 T = TypeVar("T")
 _LOOKING_WITHIN_S = 300.0

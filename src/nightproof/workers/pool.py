@@ -26,7 +26,7 @@ from nightproof.workers.decide import BatchCost, Forecast, Scale
 from nightproof.workers.engine import EngineSnapshot, Job, NotLoaded, Observer, Origin, Outcome
 from nightproof.workers.golden import GoldenRecord
 from nightproof.workers.line import Line, Turn, is_dead, tell
-from nightproof.workers.process import ChildProcess, cause_of
+from nightproof.workers.process import ChildProcess
 from nightproof.workers.slot import LOADED, Batch, Slot, counts_by_state
 from nightproof.workers.suspects import KILLS_FOR_A_VERDICT, Suspects
 
@@ -501,7 +501,7 @@ class Pool:
             for job in jobs:
                 tell(job, Outcome(failure="shutting_down"))
             return
-        cause = cause_of(returncode)
+        cause = proc.cause_of(returncode)
         if was_loading:
             self._load_ended(reason, cause)
         if reason != "memory_growth":
