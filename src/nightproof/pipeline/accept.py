@@ -47,27 +47,7 @@ async def accept(story: Story, house: House) -> Request:
         raise arrival.fault
     served = find_service(story, house, caller)
     story.deadline_s = _deadline_s(story, served)
-    if house.draining:
-        raise Refusal(
-            "The server is stopping and takes no new requests.",
-            failure="shutting_down",
-            hint="Retry; another instance, or the next start, answers.",
-            retry_after_s=1.0,
-        )
-    if house.storage_low and not _may_spill(story, house):
-        raise Fault(
-            "The disk is full, so no answer could be recorded.",
-            failure="audit_unavailable",
-            hint="Retry in a moment; the operator is told.",
-            retry_after_s=5.0,
-        )
-    if not house.ledger.is_writable and not (_may_spill(story, house) or house.ledger.should_try):
-        raise Fault(
-            "The audit log cannot be written, so no answer could go out.",
-            failure="audit_unavailable",
-            hint="Retry in a moment; the operator is told.",
-            retry_after_s=1.0,
-        )
+    refuse_if_closed(story, house)
     body = await arrival.read_body(house.settings.receiving.body_bytes)
     story.body = body
     is_choice = served.split is not None or arrival.version
@@ -91,6 +71,31 @@ async def accept(story: Story, house: House) -> Request:
     else:
         _check_records(story, decoded, release, house)
     return Request(served, release, caller, story.items, story.deadline_s, len(body))
+
+
+def refuse_if_closed(story: Story, house: House) -> None:
+    """Take nothing new while the server stops, or while what was answered could not be recorded."""
+    if house.draining:
+        raise Refusal(
+            "The server is stopping and takes no new requests.",
+            failure="shutting_down",
+            hint="Retry; another instance, or the next start, answers.",
+            retry_after_s=1.0,
+        )
+    if house.storage_low and not _may_spill(story, house):
+        raise Fault(
+            "The disk is full, so no answer could be recorded.",
+            failure="audit_unavailable",
+            hint="Retry in a moment; the operator is told.",
+            retry_after_s=5.0,
+        )
+    if not house.ledger.is_writable and not (_may_spill(story, house) or house.ledger.should_try):
+        raise Fault(
+            "The audit log cannot be written, so no answer could go out.",
+            failure="audit_unavailable",
+            hint="Retry in a moment; the operator is told.",
+            retry_after_s=1.0,
+        )
 
 
 def _first_subject(decoded: Decoded, release: ServedRelease, house: House) -> bytes:

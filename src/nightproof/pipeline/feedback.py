@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 
 from nightproof.base import strictjson
+from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import Fault, FieldError, Refusal
 from nightproof.base.labels import GivenLabel, LabelOutcome
 from nightproof.base.values import Reply
-from nightproof.pipeline.accept import find_service, identify
+from nightproof.pipeline.accept import find_service, identify, refuse_if_closed
 from nightproof.pipeline.house import House, ServedService
 from nightproof.pipeline.serve import serve
 from nightproof.pipeline.story import Arrival, Item, Story
@@ -36,22 +37,20 @@ async def _work(story: Story, house: House) -> None:
         raise arrival.fault
     served = find_service(story, house, caller)
     story.counted_as = f"{served.name}/feedback"
-    if house.draining:
-        raise Refusal(
-            "The server is stopping and takes no new labels.",
-            failure="shutting_down",
-            hint="Send them again later; a label that is known already does no harm.",
-            retry_after_s=1.0,
-        )
-    if house.feedback is None or house.storage_low:
+    refuse_if_closed(story, house)
+    if house.feedback is None:
         raise Fault(
             "Labels cannot be kept now.",
             failure="audit_unavailable",
             hint="Send them again later; a label that is known already does no harm.",
             retry_after_s=5.0,
         )
+    house.limiter.spend_quota(caller.key_id, now=monotonic_s())
     story.body = await arrival.read_body(house.settings.receiving.body_bytes)
-    labels, story.many = _decode(story.body)
+    if strictjson.is_large(story.body):
+        labels, story.many = await asyncio.to_thread(_decode, story.body)
+    else:
+        labels, story.many = _decode(story.body)
     story.items = [
         Item(place, orjson.dumps({"id": one.request, "item": one.item, "label": one.label}), findings=[])
         for place, one in enumerate(labels)
@@ -59,8 +58,8 @@ async def _work(story: Story, house: House) -> None:
     story.mark("accept")
     feedback, description = house.feedback, served.live.engine.description
     expected = _expected_error(served, house)
-    outcomes = await asyncio.to_thread(
-        lambda: feedback.take(labels, description=description, caller=caller, expected_error=expected)
+    outcomes = await asyncio.wrap_future(
+        feedback.offer(labels, description=description, caller=caller, expected_error=expected)
     )
     story.admitted = True
     for item, label, outcome in zip(story.items, labels, outcomes, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -32,17 +33,17 @@ if TYPE_CHECKING:
 
 
 class TakesLabels(Protocol):
-    """Takes labels in; blocks, so it is called in a thread."""
+    """Takes labels in, one request after the other, in a thread of its own."""
 
-    def take(
+    def offer(
         self,
         labels: Sequence[GivenLabel],
         *,
         description: Description,
         caller: Caller,
         expected_error: float | None,
-    ) -> list[LabelOutcome]:
-        """Say what became of each label."""
+    ) -> Future[list[LabelOutcome]]:
+        """Say what became of each label, in time. Raises Refusal `overloaded` where too many wait."""
 
 
 class RecordedReply(msgspec.Struct, frozen=True):

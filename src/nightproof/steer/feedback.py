@@ -1,6 +1,6 @@
 """Take labels in: find the prediction that each is about, hold it against the answer, and judge its source.
 
-`pipeline.feedback` calls `take` for each request, in a thread; operators ask `status` and decide about sources.
+`pipeline.feedback` calls `offer` for each request; operators ask `status` and decide about sources.
 Promises: only predictions of the ledger can be labelled, once each; a key labels what it asked itself, unless its
 role may operate; labels are sealed; what looks poisoned is set aside, never dropped and never counted.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ from nightproof.watch.log import log
 
 _PURPOSE = "feedback"
 _MOST_JUDGED = 20_000
+_MOST_WAITING = 16
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -94,6 +96,10 @@ class FeedbackDesk:
         self._on_event = on_event
         self._reader: LedgerReading | None = None
         self._door = threading.Lock()
+        self._lane = ThreadPoolExecutor(1, thread_name_prefix="feedback")
+        """A thread of its own: a flood of labels must not take those that requests need."""
+        self._places = threading.BoundedSemaphore(_MOST_WAITING)
+        """For requests with labels that are not through."""
         self._sources: dict[str, dict[str, Source]] = {}
         self._schemas: dict[str, tuple[int, json_schema.Schema]] = {}
         for service in store.services():
@@ -101,6 +107,32 @@ class FeedbackDesk:
             self._sources[service] = {one.source: one for one in known}
 
     # -- taking in ----------------------------------------------------------------------------
+
+    def offer(
+        self,
+        labels: Sequence[GivenLabel],
+        *,
+        description: Description,
+        caller: Caller,
+        expected_error: float | None,
+    ) -> Future[list[LabelOutcome]]:
+        """Have labels taken behind those that wait; who leaves gives his place back. Raises Refusal when full."""
+        if not self._places.acquire(blocking=False):
+            raise Refusal(
+                "More labels wait than are taken in a moment.",
+                failure="overloaded",
+                hint="Send them again after the given delay; a label that is known already does no harm.",
+                retry_after_s=1.0,
+            )
+        try:
+            taken = self._lane.submit(
+                self.take, labels, description=description, caller=caller, expected_error=expected_error
+            )
+        except RuntimeError:  # the server stops, and the lane with it
+            self._places.release()
+            raise
+        taken.add_done_callback(lambda _: self._places.release())  # also of a caller who left before his turn
+        return taken
 
     def take(
         self,
@@ -378,7 +410,8 @@ class FeedbackDesk:
         return self._store.forget(subject)
 
     def close(self) -> None:
-        """Let go of the store and the log's reader."""
+        """Finish what is being taken, then let go of the store and the log's reader."""
+        self._lane.shutdown(wait=True, cancel_futures=True)
         if self._reader is not None:
             self._reader.close()
         self._store.close()
