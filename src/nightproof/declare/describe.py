@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from nightproof.base.errors import DeclarationError
 from nightproof.base.masking import marked_pointers
 from nightproof.base.schema import close_objects
+from nightproof.declare.chat_description import ChatDescription
 from nightproof.declare.fields import CONFIDENCE_WORD, SENSITIVE_WORD, SUBJECT_WORD
 from nightproof.declare.service import AuditOnFailure, Model, Service
 
@@ -59,6 +60,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of inputs and outputs that are never shown."""
     audit_on_failure: AuditOnFailure = "refuse"
     keep_payload_days: float = 187.0
+    chat: ChatDescription | None = None
+    """What makes it a chat service; None for one that runs a model."""
 
 
 def types_of(model: type[Model[Any, Any]]) -> tuple[type[BaseModel], type[BaseModel]]:
