@@ -38,6 +38,7 @@ from nightproof.steer.from_folder import Differing
 from nightproof.steer.intake import Intakes
 from nightproof.steer.oncall import OnCall
 from nightproof.steer.promote import Helm
+from nightproof.steer.recovery import unfinished_streams
 from nightproof.steer.releasing import Releasing
 from nightproof.steer.replay import Replays
 from nightproof.steer.runbook import Present
@@ -291,8 +292,17 @@ class Runtime:
                 "recovery",
                 last_seq=ledger.snapshot().last_seq,
                 why="the last run did not end with a stop",
+                **await self._left_open(),
             )
         await note(ledger, ids, "start", version=__version__, pid=os.getpid(), unclean=self._was_unclean)
+
+    async def _left_open(self) -> dict[str, list[str]]:
+        """Name the streams that the last run had begun and not ended; nothing where there are none."""
+        if self._reader is None:
+            return {}
+        async with self._reading:
+            streams = await asyncio.to_thread(unfinished_streams, self._reader)
+        return {"unfinished": streams} if streams else {}
 
     def _inside(self) -> int:
         """Count the requests that have arrived and not ended."""

@@ -20,6 +20,7 @@ from nightproof.audit.vault import Part
 from nightproof.base.errors import Fault, Refusal
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.values import Reply
+from nightproof.pipeline.chat_record import chat_content, chat_facts
 from nightproof.pipeline.house import House
 from nightproof.pipeline.reply import reply_of
 from nightproof.pipeline.story import Item, Story
@@ -233,6 +234,8 @@ def entry_of(story: Story, house: House) -> Entry:
     }
     if arrival.trace_id:
         facts["trace"] = arrival.trace_id
+    if story.chat is not None:
+        facts["chat"] = chat_facts(story.chat)
     if len(story.items) == 1:
         facts |= _item_facts(story.items[0])
     elif story.items:
@@ -284,11 +287,13 @@ def _parts(story: Story, reply: Reply | None, subjects: tuple[bytes, ...]) -> li
 
     The rest (the reply, what was told) can be opened only while nobody of them is erased.
     """
-    if len(story.items) == 1 and story.ending == "answered" and reply is None:
+    if len(story.items) == 1 and story.ending == "answered" and reply is None and story.chat is None:
         # The usual case, by joining what is JSON already.
         item = story.items[0]
         return [Part(WHOLE, b'{"items":[{"input":%b,"output":%b}]}' % (item.input, item.output), subjects)]
     content: dict[str, Any] = {}
+    if story.chat is not None:
+        content |= chat_content(story.chat)
     if story.items and len(subjects) <= 1:
         content["items"] = [_item_content(item) for item in story.items]
     elif not story.items and story.body:
