@@ -162,7 +162,7 @@ class Gateway:
         call = Call(scope, receive)
         try:
             if path == "/v1/chat/completions":
-                await self._chat_routes().complete(call, send)
+                await self._chat_routes(call.client).complete(call, send)
                 return
             response = await self._other(call, path)
         except Fault as fault:
@@ -202,10 +202,11 @@ class Gateway:
         served = self._house.services.get(service)
         return predict if served is None or served.live.chat is None else self._chat_routes().typed
 
-    def _chat_routes(self) -> ChatRoutes:
+    def _chat_routes(self, client: str = "") -> ChatRoutes:
         """Return the routes of chat services; what they need is loaded with the first such service only."""
         if self._chats is None:
             if not any(served.live.chat for served in self._house.services.values()):
+                self._runtime.connection_refused("unknown_service", client)
                 raise Refusal(
                     "No chat service is served here.",
                     failure="unknown_service",
@@ -213,7 +214,13 @@ class Gateway:
                 )
             from nightproof.gateway.chat_routes import ChatRoutes
 
-            self._chats = ChatRoutes(self._house, self._arrival, self._serve, self._reply_headers)
+            self._chats = ChatRoutes(
+                self._house,
+                self._arrival,
+                self._serve,
+                self._reply_headers,
+                self._runtime.connection_refused,
+            )
         return self._chats
 
     async def _feedback(self, scope: Scope, receive: Receive, send: Send, *, service: str) -> None:
@@ -260,7 +267,7 @@ class Gateway:
         elif call.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             arrival.fault = _compressed()
         arrival.version = version or ""
-        reply = await self._serve(arrival, scope)
+        reply = await self._serve(arrival, scope, self._work_of(name))
         if reply is None:
             return
         served = self._house.services.get(name)
@@ -412,7 +419,7 @@ class Gateway:
             return _docs(path)
         if path == "/v1/models" or path.startswith("/v1/models/"):
             _need_get(method)
-            return self._chat_routes().models(call, path.removeprefix("/v1/models").strip("/"))
+            return self._chat_routes(call.client).models(call, path.removeprefix("/v1/models").strip("/"))
         if match := _OIP_PATH.fullmatch(path):
             _need_get(method)
             return self._oip_model(match[1], match[2], ready=match[3] == "ready")
@@ -548,7 +555,8 @@ class Gateway:
         # Of a canary only who asks for it by name: without a version the live release speaks.
         answering = (served.live, served.canary) if served is not None else ()
         release = next((one for one in answering if one and version in (None, one.label)), None)
-        if release is None:
+        chat = None if release is None else release.engine.description.chat
+        if release is None or (chat is not None and not chat.is_typed):
             return 404, oip.error_body("no model of this name and version is served here"), _JSON_HEADER
         if ready:
             is_ready = release.engine.is_ready() and not self._house.draining

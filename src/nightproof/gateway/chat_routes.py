@@ -68,11 +68,13 @@ class ChatRoutes:
         arrival: Callable[..., Arrival],
         run: Callable[..., Awaitable[Reply | None]],
         reply_headers: Callable[[Reply, Arrival], Headers],
+        on_refused: Callable[[str, str], None],
     ) -> None:
         self._house = house
         self._arrival = arrival
         self._run = run
         self._reply_headers = reply_headers
+        self._on_refused = on_refused
         self.typed: Work = predict_by_chat
         """What answers records of a chat service with typed input and output, on the native route."""
 
@@ -135,6 +137,7 @@ class ChatRoutes:
         token = call.token()
         caller = self._house.find_caller(token) if token else None
         if caller is None:
+            self._on_refused("unauthenticated", call.client)
             raise Refusal(
                 "The request carries no valid API key.",
                 failure="unauthenticated",
