@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import orjson
 from prometheus_client import Metric
 
 from nightproof import __version__
@@ -188,6 +189,7 @@ class Runtime:
             settings.promotion,
             load=self.services.load_beside,
             is_busy=self.services.is_busy,
+            is_chat=self.services.is_chat,
             sensitive_of=self.archive.sensitive_of,
             begin=self.begin,
         )
@@ -592,13 +594,17 @@ class Runtime:
         served = self.house.services.get(service)
         return None if served is None else served.live.engine
 
-    def first_golden_input(self, service: str) -> str | None:
-        """Return the first golden input of the live release as JSON, for people to try; None if there is none."""
+    def example_call(self, service: str) -> tuple[str, str] | None:
+        """Return a path and a body for people to try, from the golden cases; None if there are none."""
         served = self.house.services.get(service)
         if served is None:
             return None
+        chat = served.live.engine.description.chat
+        if chat is not None and not chat.is_typed:
+            asked = {"model": service, "messages": [{"role": "user", "content": "What can you do for me?"}]}
+            return "/v1/chat/completions", orjson.dumps(asked).decode()
         cases = read_golden(self.state.bundles / served.live.digest, utc_now())
-        return cases[0].input.decode() if cases else None
+        return (f"/services/{service}/predict", cases[0].input.decode()) if cases else None
 
     def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]:
         """Return `/metrics` and its content type; asked for more often than is good, the last one again."""

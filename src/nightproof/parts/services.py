@@ -168,6 +168,7 @@ class Services:
             latency_p99_ms=described.latency_p99_ms,
             has_subject=bool(described.subject_pointers),
             has_confidence=bool(described.confidence_field),
+            is_chat=described.chat is not None,
         )
 
     def parts(self, service: str) -> dict[str, str]:
@@ -355,6 +356,11 @@ class Services:
     async def load_beside(self, release: RegisteredRelease) -> Loaded:
         """Load a release for a replay, with one worker of its own; it plays no part. The caller ends it."""
         return Loaded(await self._load(release, workers="few", share=1), self._end)
+
+    def is_chat(self, service: str) -> bool:
+        """Say whether a service is answered by somebody's LLM."""
+        served = self._house.services.get(service)
+        return served is not None and served.live.engine.description.chat is not None
 
     def is_busy(self, service: str) -> bool:
         """Say whether callers of a service wait for a worker just now."""

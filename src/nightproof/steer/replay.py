@@ -100,6 +100,7 @@ class Replays:
         *,
         load: Callable[[RegisteredRelease], Awaitable[Beside]],
         is_busy: Callable[[str], bool],
+        is_chat: Callable[[str], bool],
         sensitive_of: Callable[[str, str], Sequence[str]],
         begin: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ) -> None:
@@ -109,6 +110,7 @@ class Replays:
         self._settings = settings
         self._load = load
         self._is_busy = is_busy
+        self._is_chat = is_chat
         self._sensitive_of = sensitive_of
         self._begin = begin
         self._running: dict[str, asyncio.Task[Any]] = {}
@@ -120,6 +122,13 @@ class Replays:
         if release is None:
             raise NotFound(
                 f"{service} has no release {version}.", hint=f"See `nightproof history {service}`."
+            )
+        if self._is_chat(service):
+            raise Refusal(
+                f"{service} is a chat service: a replay compares answers, and those of an LLM always differ.",
+                failure="promotion_refused",
+                status=422,
+                hint=f"Give the release a share of the requests: nightproof promote {service} {version} --canary 10",
             )
         run = await asyncio.to_thread(self._comparisons.newest, kind="replay", service=service, label=version)
         if run is not None and run.id in self._running:
