@@ -36,4 +36,4 @@ lint: setup
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) .nightproof examples/*/artifacts examples/*/golden.jsonl examples/*/reference.parquet
+	rm -rf $(VENV) .nightproof examples/credit/artifacts examples/credit/golden.jsonl examples/credit/reference.parquet

@@ -108,6 +108,9 @@ class ChatDescription(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
     """Sent with every call; a caller's own come over those named in `caller_parameters` only."""
     caller_parameters: list[str] = []
+    caller_system: Literal["as_user", "refuse"] = "as_user"
+    """What becomes of a caller's system and developer messages: the prompt is the operator's, so they are sent as
+    the user's own words, or refused."""
     images: bool = False
     """Whether image parts are passed on; they are refused otherwise."""
     max_prompt_bytes: int = 262_144
