@@ -43,7 +43,7 @@ from tests.serving import (
 RUNBOOKS = ROOT / "src" / "nightproof" / "runbooks"
 # Of `witness_refused`, `content_unreadable`, `watch_blind`, `shutting_down`, `canary_worse`, `canary_undecided`,
 # `release_unsigned`, `release_damaged`, `release_incompatible` and what ends the server (`audit_outcome_unknown`,
-# `audit_rolled_back`, `audit_tampered`, `vault_locked`), and of all that need a chat service (`unprompted`), the commands
+# `audit_rolled_back`, `audit_tampered`, `vault_locked`), and of what needs a chat service (`unprompted`), the commands
 # are run on a server, or a state folder, to which this has not happened: what makes them is in tests of their own.
 MADE = {
     "misused": [
