@@ -56,10 +56,11 @@ from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegistryStore
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
+from nightproof.watch.families import counter, gauge, histogram_of
 from nightproof.watch.happened import Happened
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
-from nightproof.watch.meters import Meters, counter, gauge, histogram_of
+from nightproof.watch.meters import Meters
 from nightproof.workers.engine import Engine
 
 _TICK_S = 0.25
@@ -204,6 +205,7 @@ class Runtime:
             certificate_days=certificate_days,
             began_s=self._began_s,
         )
+        self.healths.ask_also(self.rooms.upstream_health)
         self.on_call = OnCall(
             settings,
             AlertStore(state.alerts_db),
@@ -685,6 +687,7 @@ class Runtime:
         yield from self.watching.gauges()
         yield from self.on_call.gauges()
         yield self.rooms.gauge()
+        yield from self.rooms.chat_gauges()
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
 
 

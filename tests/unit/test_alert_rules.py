@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from nightproof.base.alerting import CAUSES
 from nightproof.base.conditions import Condition
-from nightproof.base.failures import CATALOGUE, CAUSES
+from nightproof.base.failures import CATALOGUE
 from nightproof.watch.alerts.counts import Series, bucket_of, values_of
 from nightproof.watch.alerts.judge import Verdict, judge, tail
 from nightproof.watch.alerts.rules import Promise, Rule, rules_of

@@ -44,9 +44,10 @@ from nightproof.watch.alerts.judge import judge
 from nightproof.watch.alerts.machine import Alert, Track, Transition, step
 from nightproof.watch.alerts.rules import Key, Promise, Rule, rules_of
 from nightproof.watch.alerts.telling import Group, Held, Silence, due, held_back, mark_told, severity_order
+from nightproof.watch.families import gauge
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
-from nightproof.watch.meters import Meters, gauge
+from nightproof.watch.meters import Meters
 from nightproof.watch.notify.courier import Courier, Delivery, Parcel
 from nightproof.watch.notify.message import Message, ToldAlert, told
 from nightproof.watch.notify.post import NotDelivered, Sender

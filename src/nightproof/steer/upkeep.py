@@ -29,9 +29,10 @@ from nightproof.storage.reserve import Reserve, choose
 from nightproof.storage.spill_file import SpillFile
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
+from nightproof.watch.families import gauge
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
-from nightproof.watch.meters import Meters, gauge
+from nightproof.watch.meters import Meters
 
 CONDITIONS = ("disk_low", "clock_jumped", "spilling", "spill_full", "witness_late", "witness_refused")
 _LAST_WITNESS_WITHIN_S = 5.0

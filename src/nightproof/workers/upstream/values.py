@@ -27,6 +27,10 @@ class Attempt(msgspec.Struct, frozen=True):
     """Kinds and numbers only: a status, a class of error; never what the upstream wrote."""
     duration_us: int = 0
     first_token_us: int = 0
+    began_s: float = 0.0
+    """On the monotonic clock; 0 where nobody noted it."""
+    is_hedge: bool = False
+    """It was asked beside another one that had said nothing yet."""
 
 
 class UpstreamCall(msgspec.Struct, eq=False, kw_only=True):
