@@ -31,6 +31,7 @@ async def take_labels(story: Story, house: House) -> None:
         raise arrival.fault
     served = find_service(story, house, caller)
     story.counted_as = f"{served.name}/feedback"
+    story.watcher = None  # a label says nothing of how a release answers, and is no record for a shadow
     refuse_if_closed(story, house)
     if house.feedback is None:
         raise Fault(

@@ -245,7 +245,8 @@ class Replays:
                 entries = await asyncio.to_thread(self._page, run)
                 if not entries:
                     break
-                records, skipped = await asyncio.to_thread(self._records, entries)
+                predictions = [entry for entry in entries if not _is_of_labels(entry)]
+                records, skipped = await asyncio.to_thread(self._records, predictions)
                 comparison.skipped += skipped
                 examples: list[tuple[bytes, bytes]] = []
                 for at in range(0, len(records), _PORTION):
@@ -257,7 +258,7 @@ class Replays:
                 run = msgspec.structs.replace(
                     run,
                     cursor=entries[-1].seq,
-                    done=run.done + len(entries),
+                    done=run.done + len(predictions),
                     counts=await asyncio.to_thread(self._seal, msgspec.json.encode(comparison), b""),
                 )
                 await self._keep(run, examples)
@@ -370,6 +371,11 @@ class Replays:
         if run.id in self._waiting:
             return "waiting"
         return "running" if run.id in self._running or run.kind == "shadow" else "stopped"
+
+
+def _is_of_labels(entry: StoredEntry) -> bool:
+    """Say whether a request brought labels: it is recorded as one of its service, and no release answered it."""
+    return bool(orjson.loads(entry.leaf).get("protocol") == "feedback")
 
 
 def _compare(
