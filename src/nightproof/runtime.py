@@ -26,6 +26,7 @@ from nightproof.base.ids import RequestIds
 from nightproof.base.values import Caller, Reply
 from nightproof.declare.folder import read_golden
 from nightproof.limits.limiter import Limiter
+from nightproof.parts.chats import Chats
 from nightproof.parts.services import Services
 from nightproof.pipeline.house import House, RecordedReply
 from nightproof.pipeline.record import REST, WHOLE
@@ -163,6 +164,7 @@ class Runtime:
             certificate_days=certificate_days,
         )
 
+        self.chats = Chats(state, self.house, observe=self._observe)
         self.services = Services(
             settings,
             state,
@@ -171,6 +173,7 @@ class Runtime:
             quarantine=self.quarantine,
             comparisons=self.comparisons,
             releasing=self.releasing,
+            chats=self.chats,
             happened=self._happened,
             begin=self.begin,
         )
@@ -205,6 +208,7 @@ class Runtime:
             certificate_days=certificate_days,
             began_s=self._began_s,
         )
+        self.rooms.upstreams, self.rooms.budgets = self.chats.pictures, self.chats.budgets_left
         self.healths.ask_also(self.rooms.upstream_health)
         self.on_call = OnCall(
             settings,
@@ -369,6 +373,9 @@ class Runtime:
         self._happened.note("audit_writer_lost", detail=detail, now_s=monotonic_s())
         log("audit_writer_lost", level="error", why=why)
 
+    def _observe(self, event: str, **named: Any) -> None:
+        self.services.observe(event, **named)
+
     def _storage_low(self, is_low: bool) -> None:
         self.house.storage_low = is_low
 
@@ -462,6 +469,7 @@ class Runtime:
                 if now - kept_s > _KEEP_EVERY_S:
                     kept_s = now
                     await self.services.keep_shadows()
+                    await self.chats.keep()
                     if self.helm.has_unrecorded():
                         self.begin(self.helm.record_history())
                 if not self.house.starting:

@@ -108,6 +108,10 @@ class Budgets:
         changed, self._changed = self._changed, set()
         return [(*who, msgspec.msgpack.encode(self._used[who])) for who in changed if who in self._used]
 
+    def not_kept(self, lines: Iterable[tuple[str, str, bytes]]) -> None:
+        """Take counts back that could not be kept, for the next time."""
+        self._changed.update((service, key_id) for service, key_id, _ in lines)
+
     def restore(self, lines: Iterable[tuple[str, str, bytes]]) -> None:
         """Go on from kept counts. Raises DecodeError where they are none."""
         for service, key_id, counts in lines:

@@ -24,7 +24,7 @@ async def chat(story: Story, house: House, sink: Sink) -> None:
     if story.replay is not None:
         story.ending, story.failure = story.replay.ending, story.replay.failure
         return
-    with admit_chat(request, story, house):
+    with admit_chat(request, story, house), request.chat:
         story.mark("admit")
         if request.ask.is_streamed:
             await answer_streamed(request, story, house, sink)

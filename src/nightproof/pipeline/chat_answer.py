@@ -106,7 +106,9 @@ def call_of(request: ChatRequest, story: Story) -> UpstreamCall:
     chat, arrival = request.chat.description, story.arrival
     messages = request.messages
     if chat.prompt:
-        system = {"role": "system", "content": prompt_with_canary(chat.prompt, request.canary)}
+        prompt = prompt_with_canary(chat.prompt, request.canary)
+        content = f"{prompt}\n\n{request.spotlight}" if request.spotlight else prompt
+        system = {"role": "system", "content": content}
         messages = [system, *messages]
     extras: dict[str, Any] = {**chat.parameters, **request.ask.extras}
     asked = extras.pop("max_completion_tokens", None) or extras.pop("max_tokens", None)
@@ -159,6 +161,7 @@ def may_leave(
     The same for streamed and whole answers: it is asked once all of it is there.
     """
     item, facts = request.item, facts_of(story)
+    facts.is_refusal = bool(answer.refusal)
     for scanner in scanners:
         facts.findings += scanner.findings
         item.findings = [*item.findings, *(finding.check for finding in scanner.findings)]

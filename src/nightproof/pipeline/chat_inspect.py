@@ -47,7 +47,7 @@ async def inspect(request: ChatRequest, story: Story) -> None:
     facts.is_tainted = verdict.is_tainted
     facts.bypassed, facts.check_us = verdict.bypassed, verdict.check_us
     facts.findings += verdict.findings
-    request.messages = verdict.messages
+    request.messages, request.spotlight = verdict.messages, verdict.spotlight
     if verdict.failure:
         item.failure, item.detail, item.errors = verdict.failure, verdict.detail, verdict.errors
         return

@@ -80,7 +80,8 @@ class _Streaming:
             return
         finally:
             self._facts.attempts += call.attempts
-        self._facts.first_token_us = int((monotonic_s() - began_s) * 1e6)
+        begun_s = monotonic_s()
+        self._facts.first_token_us = int((begun_s - began_s) * 1e6)
         self._facts.upstream, self._facts.model = answer.upstream, answer.model
         self._story.mark("call")
         try:
@@ -96,7 +97,10 @@ class _Streaming:
             if not self._is_counted:
                 usage = estimated(self._request, self._said_chars)
                 count_usage(usage, self._request, self._story, self._house)
+            self._facts.stream_us = int((monotonic_s() - begun_s) * 1e6)
             self._story.mark("stream")
+            if self._facts.has_left:
+                self._house.meters.chat.stream_closed(self._story.service)
         if self._item.failure:
             self._facts.withheld += self._text.withheld + self._refusal.withheld
             return
@@ -147,6 +151,7 @@ class _Streaming:
                 self._is_held = True
                 return
             self._facts.has_left = True
+            self._house.meters.chat.stream_opened(self._story.service)
             await self._sink.open()
         await self._sink.text(piece)
 

@@ -42,7 +42,7 @@ async def predict_by_chat(story: Story, house: House) -> None:
         )
     story.chat = ChatFacts(attempts=[], findings=[])
     asked = [_of_item(request, item, house) for item in request.items if not item.failure]
-    with admit_chat(asked[0], story, house):
+    with admit_chat(asked[0], story, house), chat:
         story.mark("admit")
         places = asyncio.Semaphore(_AT_ONCE)
 

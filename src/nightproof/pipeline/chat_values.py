@@ -48,13 +48,21 @@ class ChatAnswer(msgspec.Struct, omit_defaults=True, kw_only=True):
     """As the upstream names what answered."""
 
 
-class ChatRelease(msgspec.Struct, frozen=True):
+class ChatRelease(msgspec.Struct, eq=False):
     """What a loaded release needs to answer chats, compiled once."""
 
     description: ChatDescription
     chain: Chain
     rules: CompiledRules
     shadow: PromptShadow
+    inside: int = 0
+    """Exchanges that are with it now: it is not ended before they are."""
+
+    def __enter__(self) -> None:
+        self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.inside -= 1
 
 
 class ChatFacts(msgspec.Struct, eq=False):
@@ -79,6 +87,10 @@ class ChatFacts(msgspec.Struct, eq=False):
     """What the upstream said and nobody was told."""
     approvals: list[str] = []
     """Of tool calls that were held back: what a person's yes is written as."""
+    stream_us: int = 0
+    """From the first token to the last; 0 of an answer that came whole."""
+    is_refusal: bool = False
+    """The model itself said no."""
     has_left: bool = False
     """A part of the answer is on its way to the caller."""
 
@@ -99,6 +111,8 @@ class ChatRequest(msgspec.Struct, eq=False, kw_only=True):
     approved: frozenset[str] = frozenset()
     messages: list[dict[str, Any]] = []
     """What the upstream is sent, once the checks have seen it; without the system prompt."""
+    spotlight: str = ""
+    """What the marks around untrusted parts mean, to be said below the system prompt."""
     record: msgspec.Raw = msgspec.Raw(b"null")
     """Of a typed service: its input."""
 

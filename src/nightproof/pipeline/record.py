@@ -137,6 +137,11 @@ def _finish(story: Story, house: House) -> None:
         stages_us=story.stages_us,
         items=story.items,
     )
+    if story.chat is not None and story.caller is not None:
+        chat = story.chat
+        house.meters.chat.count_chat(
+            story.service, chat, is_refusal=chat.is_refusal, stream_us=chat.stream_us
+        )
     if story.watcher is not None:
         story.watcher.seen(story)
     if house.traces is not None:
