@@ -299,13 +299,15 @@ class ChatMeters:
 
     def _count_usage(self, one: _Waiting, usage: UsageSeen) -> None:
         service, exchange = one.service, one.exchange
-        answered = answered_by(exchange.attempts, exchange.upstream)
-        key = self._key(service, exchange.upstream, answered.model if answered is not None else "")
+        # Also of an answer that broke off: what was written until then is paid.
+        models = [attempt.model for attempt in exchange.attempts if attempt.upstream == exchange.upstream]
+        key = self._key(service, exchange.upstream, models[-1] if models else "")
         for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
             self._tokens[*key, kind] += tokens
             _into(self._sizes, (*key, kind), TOKEN_BUCKETS).add(tokens)
         self._cost[key] = self._cost.get(key, 0.0) + exchange.cost
         self._estimated[key] += usage.is_estimated
+        answered = answered_by(exchange.attempts, exchange.upstream)
         if answered is not None and answered.first_token_us and usage.output_tokens > 1:
             took_s = max(0, answered.duration_us - answered.first_token_us) / 1e6
             _into(self._per_token, key, PER_TOKEN_BUCKETS_S).add(took_s / (usage.output_tokens - 1))
