@@ -559,6 +559,7 @@ class Runtime:
         """Return what `nightproof status` shows."""
         meters = self.house.meters.snapshot()
         drift = self.drift_watch.status()
+        chats, upstreams = self.house.meters.chat.recent(now_s=monotonic_s()), self.rooms.upstreams()
         services = [
             steer_status.service_status(
                 name,
@@ -569,6 +570,8 @@ class Runtime:
                 parts=self.helm.overview(name),
                 meters=meters,
                 drift=drift.get(name),
+                chat=chats.get(name),
+                upstreams=upstreams.get(name, ()),
             )
             for name, served in self.house.services.items()
         ]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nightproof.base.alerting import alert_share
-from nightproof.base.failures import CATALOGUE, Failure
+from nightproof.base.failure import Failure
+from nightproof.base.failures import CATALOGUE
 from nightproof.present import ASKED
 from nightproof.steer.oncall import REPORTABLE
 from nightproof.watch.alerts.rules import Promise, rules_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nightproof.base.failures import Failure
+from nightproof.base.failure import Failure
 
 ALERT_SHARES: dict[str, float] = {
     # One is too many: each is a fault of ours.

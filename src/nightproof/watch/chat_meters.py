@@ -39,6 +39,8 @@ _MOST_CHECKS = 200
 _MOST_FINDINGS = 500
 _MOST_WAITING = 32
 _OTHER = "_other"
+GIVEN_UP = "_given_up"
+"""In the place of a failure's name: the caller went, or another upstream was quicker."""
 _SLICE_S = 10.0
 _RECENT_S = 60.0
 
@@ -67,8 +69,16 @@ class AttemptSeen(Protocol):
         """When its first token came; 0 where it was not streamed, or none came."""
 
     @property
+    def began_s(self) -> float:
+        """When, on the monotonic clock; 0 where nobody noted it."""
+
+    @property
     def is_hedge(self) -> bool:
         """It was asked beside another one that had said nothing yet."""
+
+    @property
+    def is_given_up(self) -> bool:
+        """It neither answered nor failed: its caller went, or another upstream was quicker."""
 
 
 class UsageSeen(Protocol):
@@ -181,7 +191,6 @@ class _Waiting(NamedTuple):
     service: str
     exchange: ExchangeSeen
     is_refusal: bool
-    stream_us: int
     ended_s: float
 
 
@@ -232,14 +241,12 @@ class ChatMeters:
 
     # -- what others tell ---------------------------------------------------------------------
 
-    def count_chat(
-        self, service: str, exchange: ExchangeSeen, *, is_refusal: bool = False, stream_us: int = 0
-    ) -> None:
+    def count_chat(self, service: str, exchange: ExchangeSeen, *, is_refusal: bool = False) -> None:
         """Count one ended exchange, which is not changed any more. Called once for each, by `pipeline.record` alone.
 
-        `is_refusal`: the model itself said no. `stream_us`: from the first token to the last; 0 of a whole answer.
+        `is_refusal`: the model itself said no.
         """
-        self._waiting.append(_Waiting(service, exchange, is_refusal, stream_us, monotonic_s()))
+        self._waiting.append(_Waiting(service, exchange, is_refusal, monotonic_s()))
         if len(self._waiting) >= _MOST_WAITING:
             self.settle()
 
@@ -282,24 +289,28 @@ class ChatMeters:
     def _count_attempt(self, service: str, attempt: AttemptSeen) -> None:
         key = self._key(service, attempt.upstream, attempt.model)
         failure = attempt.failure if attempt.failure in CATALOGUE or not attempt.failure else _OTHER
+        if attempt.is_given_up:
+            failure = GIVEN_UP
         self._attempts[*key, failure] += 1
-        _into(self._durations, (*key, failure), OPERATION_BUCKETS_S).add(attempt.duration_us / 1e6)
+        if attempt.duration_us:  # else it was not asked: its breaker was open, or it had no place
+            _into(self._durations, (*key, failure), OPERATION_BUCKETS_S).add(attempt.duration_us / 1e6)
         if attempt.first_token_us:
             _into(self._upstream_first, key, OPERATION_BUCKETS_S).add(attempt.first_token_us / 1e6)
 
     def _count_usage(self, one: _Waiting, usage: UsageSeen) -> None:
         service, exchange = one.service, one.exchange
-        mine = [attempt for attempt in exchange.attempts if attempt.upstream == exchange.upstream]
-        key = self._key(service, exchange.upstream, mine[-1].model if mine else "")
+        # Also of an answer that broke off: what was written until then is paid.
+        models = [attempt.model for attempt in exchange.attempts if attempt.upstream == exchange.upstream]
+        key = self._key(service, exchange.upstream, models[-1] if models else "")
         for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
             self._tokens[*key, kind] += tokens
             _into(self._sizes, (*key, kind), TOKEN_BUCKETS).add(tokens)
         self._cost[key] = self._cost.get(key, 0.0) + exchange.cost
         self._estimated[key] += usage.is_estimated
-        if one.stream_us and usage.output_tokens > 1:
-            _into(self._per_token, key, PER_TOKEN_BUCKETS_S).add(
-                one.stream_us / 1e6 / (usage.output_tokens - 1)
-            )
+        answered = answered_by(exchange.attempts, exchange.upstream)
+        if answered is not None and answered.first_token_us and usage.output_tokens > 1:
+            took_s = max(0, answered.duration_us - answered.first_token_us) / 1e6
+            _into(self._per_token, key, PER_TOKEN_BUCKETS_S).add(took_s / (usage.output_tokens - 1))
 
     def _count_checks(self, one: _Waiting) -> None:
         service, exchange = one.service, one.exchange
@@ -479,18 +490,28 @@ class ChatMeters:
         return f"<ChatMeters exchanges={sum(self._exchanges.values()) + len(self._waiting)}>"
 
 
+def answered_by(attempts: Sequence[AttemptSeen], upstream: str) -> AttemptSeen | None:
+    """Return the try that brought the answer: the last one of the upstream that is named for it."""
+    return next((one for one in reversed(attempts) if one.upstream == upstream and not one.failure), None)
+
+
 def again_of(attempts: Sequence[AttemptSeen]) -> dict[str, int]:
-    """Name each try after the first: a hedge, a failover to another upstream, or a retry of the same."""
+    """Name each try after the first: a hedge, a failover to another upstream, or a retry of the same.
+
+    In the order in which they began, where that was noted. A try that was given up for another upstream's sake
+    makes that other one a hedge.
+    """
     found: Counter[str] = Counter()
-    for before, attempt in pairwise(attempts):
-        if attempt.is_hedge:
+    ordered = (
+        sorted(attempts, key=lambda one: one.began_s) if all(one.began_s for one in attempts) else attempts
+    )
+    for before, attempt in pairwise(ordered):
+        if attempt.is_hedge or before.is_given_up or attempt.is_given_up:
             found["hedge"] += 1
         elif attempt.upstream != before.upstream:
             found["failover"] += 1
         else:
             found["retry"] += 1
-    if attempts and attempts[0].is_hedge:
-        found["hedge"] += 1  # the one that was asked later ended first
     return dict(found)
 
 

@@ -7,16 +7,67 @@ is told, and makes no server unready, since every other server that asks it is i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 from prometheus_client import Metric
 
 from nightproof.base.conditions import Condition
+from nightproof.declare.chat_description import ChatDescription
 from nightproof.watch.families import gauge
+from nightproof.watch.genai import endpoint_of
 from nightproof.watch.health import Component, Health
 
-STATES = ("closed", "half_open", "open")
+State = Literal["closed", "half_open", "open"]
+STATES: tuple[State, ...] = ("closed", "half_open", "open")
+
+
+class UpstreamSeen(Protocol):
+    """What whoever asks an upstream tells of it."""
+
+    @property
+    def name(self) -> str:
+        """As declared."""
+
+    @property
+    def model(self) -> str:
+        """Which model is asked for."""
+
+    @property
+    def breaker(self) -> State:
+        """Whether it is asked."""
+
+    @property
+    def open_since_s(self) -> float:
+        """Since when not, on the monotonic clock; 0 where it is."""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+
+    @property
+    def in_line(self) -> int:
+        """Calls that wait for a place."""
+
+    @property
+    def limit(self) -> int:
+        """Places."""
+
+    @property
+    def pause_s(self) -> float:
+        """For how long it asked not to be asked."""
+
+    @property
+    def last_failure(self) -> str:
+        """Of the catalogue; empty where it never failed."""
+
+    @property
+    def last_detail(self) -> str:
+        """Kinds and numbers of it."""
+
+    @property
+    def warning(self) -> str:
+        """What an operator should look at in its declaration."""
 
 
 class UpstreamPicture(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,9 +79,12 @@ class UpstreamPicture(msgspec.Struct, frozen=True, kw_only=True):
     """By OpenTelemetry's list; empty where nobody said."""
     address: str = ""
     port: int = 0
-    state: Literal["closed", "half_open", "open"] = "closed"
+    state: State = "closed"
+    open_since_s: float = 0.0
+    """On the monotonic clock; 0: it is asked."""
     in_flight: int = 0
-    limit: float = 0.0
+    in_line: int = 0
+    limit: int = 0
     """How many calls it gets at once now."""
     pause_s: float = 0.0
     """How long it has asked not to be asked, from now on."""
@@ -38,19 +92,52 @@ class UpstreamPicture(msgspec.Struct, frozen=True, kw_only=True):
     """In our own words: a failure's name, a status, a kind of error."""
     command_trouble: str = ""
     """Why the program that serves it does not stay up; empty where it does, or is none of ours."""
+    warning: str = ""
+    """What an operator should look at in its declaration."""
 
     @property
     def trouble(self) -> str:
-        """Say why it does not answer; empty where it does as far as is known."""
+        """Say why it does not answer, or soon will not; empty where all is well as far as is known."""
         if self.command_trouble:
             return self.command_trouble
         if self.state != "open":
-            return ""
+            return self.warning
         return f"its breaker is open: {self.last_failure}" if self.last_failure else "its breaker is open"
 
 
 Pictures = Mapping[str, Sequence[UpstreamPicture]]
 """By service, in order of preference."""
+
+
+def pictures_of(
+    chat: ChatDescription, seen: Sequence[UpstreamSeen], command_troubles: Mapping[str, str]
+) -> list[UpstreamPicture]:
+    """Take the pictures of a release's upstreams. `command_troubles` has what is wrong with programs, by upstream."""
+    declared = {one.name: one for one in chat.upstreams}
+    made = []
+    for one in seen:
+        address = declared[one.name].base_url if one.name in declared else ""
+        endpoint = endpoint_of(address)
+        words = [word for word in (one.last_failure, one.last_detail) if word]
+        made.append(
+            UpstreamPicture(
+                name=one.name,
+                model=one.model,
+                provider=endpoint.provider,
+                address=endpoint.address,
+                port=endpoint.port,
+                state=one.breaker,
+                open_since_s=one.open_since_s,
+                in_flight=one.in_flight,
+                in_line=one.in_line,
+                limit=one.limit,
+                pause_s=one.pause_s,
+                last_failure=", ".join(words),
+                command_trouble=command_troubles.get(one.name, ""),
+                warning=one.warning,
+            )
+        )
+    return made
 
 
 def upstream_conditions(pictures: Pictures) -> Iterator[Condition]:
@@ -59,7 +146,9 @@ def upstream_conditions(pictures: Pictures) -> Iterator[Condition]:
         down = [one for one in upstreams if one.state == "open"]
         failed = [one for one in upstreams if one.command_trouble]
         if down:
-            yield Condition(failure="upstream_down", service=service, detail=_told(down, upstreams))
+            since_s = min(one.open_since_s for one in down)
+            detail = _told(down, upstreams)
+            yield Condition(failure="upstream_down", service=service, since_s=since_s, detail=detail)
         if failed:
             yield Condition(
                 failure="upstream_command_failed", service=service, detail=_told(failed, upstreams)
@@ -92,7 +181,8 @@ def upstream_gauges(pictures: Pictures) -> Iterator[Metric]:
     )
     values_of: tuple[tuple[str, str, Callable[[UpstreamPicture], float]], ...] = (
         ("in_flight", "Calls under way.", lambda one: float(one.in_flight)),
-        ("limit", "Calls that it gets at once.", lambda one: one.limit),
+        ("in_line", "Calls that wait for a place.", lambda one: float(one.in_line)),
+        ("limit", "Calls that it gets at once.", lambda one: float(one.limit)),
         ("pause_seconds", "How long it is not asked, as it wished.", lambda one: one.pause_s),
     )
     for name, meaning, value in values_of:

@@ -27,6 +27,8 @@ class Attempt(msgspec.Struct, frozen=True):
     """Kinds and numbers only: a status, a class of error; never what the upstream wrote."""
     duration_us: int = 0
     first_token_us: int = 0
+    is_given_up: bool = False
+    """It neither answered nor failed: its caller went, or another upstream was quicker."""
     began_s: float = 0.0
     """On the monotonic clock; 0 where nobody noted it."""
     is_hedge: bool = False
