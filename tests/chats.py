@@ -1,4 +1,4 @@
-"""A chat service of tests, with the upstreams that it asks in processes of their own, which can be told to misbehave."""
+"""A chat service of tests, with the upstreams that it asks in processes of their own; these misbehave as told."""
 
 from __future__ import annotations
 

@@ -188,7 +188,8 @@ def test_what_cannot_get_better_is_not_tried_again(support: Chatting):
             base_url=f"{support.served.base_url}/v1",
             max_retries=2,
             http_client=http,
-        ) as client,pytest.raises(openai.UnprocessableEntityError)
+        ) as client,
+        pytest.raises(openai.UnprocessableEntityError),
     ):
         client.chat.completions.create(
             model="support",

@@ -31,7 +31,7 @@ from nightproof.pipeline.chat_inspect import facts_of, inspect
 from nightproof.pipeline.chat_values import ChatAnswer, ChatRequest, Sink
 from nightproof.pipeline.house import House
 from nightproof.pipeline.story import Story
-from nightproof.workers.upstream.values import Delta, StreamedAnswer, UpstreamFault
+from nightproof.workers.upstream.values import Delta, StreamedAnswer, UpstreamCall, UpstreamFault
 
 _encode = msgspec.json.Encoder().encode
 
@@ -72,14 +72,18 @@ class _Streaming:
     async def run(self) -> None:
         """Pass the answer on; the item has its output or a failure afterwards."""
         call = call_of(self._request, self._story)
+        try:
+            await self._ask(call)
+        finally:
+            self._facts.attempts += call.attempts
+
+    async def _ask(self, call: UpstreamCall) -> None:
         began_s = monotonic_s()
         try:
             answer = await self._request.chat.chain.stream(call)
         except UpstreamFault as fault:
             self._item.failure, self._item.detail = fault.failure, fault.detail
             return
-        finally:
-            self._facts.attempts += call.attempts
         begun_s = monotonic_s()
         self._facts.first_token_us = int((begun_s - began_s) * 1e6)
         self._facts.upstream, self._facts.model = answer.upstream, answer.model

@@ -139,9 +139,7 @@ def _finish(story: Story, house: House) -> None:
     )
     if story.chat is not None and story.caller is not None:
         chat = story.chat
-        house.meters.chat.count_chat(
-            story.service, chat, is_refusal=chat.is_refusal, stream_us=chat.stream_us
-        )
+        house.meters.chat.count_chat(story.service, chat, is_refusal=chat.is_refusal)
     if story.watcher is not None:
         story.watcher.seen(story)
     if house.traces is not None:
