@@ -33,8 +33,6 @@ class Attempt(msgspec.Struct, frozen=True):
     """On the monotonic clock; 0 where nobody noted it."""
     is_hedge: bool = False
     """It was asked beside another one that had said nothing yet."""
-    is_given_up: bool = False
-    """It neither answered nor failed: its caller went, or another upstream was quicker."""
 
 
 class UpstreamCall(msgspec.Struct, eq=False, kw_only=True):
