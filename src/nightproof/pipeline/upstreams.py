@@ -37,6 +37,7 @@ from nightproof.workers.upstream.values import (
 )
 
 _Key = tuple[str, ...]
+TransportMaker = Callable[[UpstreamDescription], Transport]
 
 
 class _Shared(msgspec.Struct, eq=False):
@@ -56,12 +57,12 @@ class Upstreams:
         deadlines: Deadlines,
         *,
         environ: Mapping[str, str] = os.environ,
-        context: ssl.SSLContext | None = None,
+        transport: TransportMaker | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._deadlines = deadlines
         self._environ = environ
-        self._context = context
+        self._transport_of = transport or transports()
         self._chance = chance
         self._shared: dict[_Key, _Shared] = {}
 
@@ -101,25 +102,9 @@ class Upstreams:
         shared = self._shared.get(key)
         if shared is None:
             gate = Gate(self._deadlines, most=declared.max_in_flight, chance=self._chance)
-            shared = _Shared(key, gate, self._transport(declared))
+            shared = _Shared(key, gate, self._transport_of(declared))
         shared.gate.hold_to(declared.max_in_flight)
         return shared
-
-    def _transport(self, declared: UpstreamDescription) -> Transport:
-        if self._context is None:
-            self._context = ssl.create_default_context()
-        try:
-            if declared.http2:
-                from nightproof.workers.upstream.http2 import Http2
-
-                return Http2(context=self._context, private=declared.private)
-            from nightproof.workers.upstream.http1 import Http1
-
-            return Http1(context=self._context, private=declared.private, proxy=declared.proxy)
-        except ImportError as error:
-            raise DeclarationError(
-                f"Chat services need {error.name}.", hint="Install the extra: pip install 'nightproof[chat]'."
-            ) from None
 
     async def _let_go(self, shared: _Shared) -> None:
         shared.users -= 1
@@ -526,6 +511,32 @@ def _closed(why: str, closed_for_s: float) -> UpstreamFault:
             retry_after_s=closed_for_s,
         )
     return UpstreamFault("upstream_unreachable", "not asked: its breaker is open", retry_after_s=closed_for_s)
+
+
+def transports(context: ssl.SSLContext | None = None) -> TransportMaker:
+    """Return what makes the connections to an upstream: HTTP/1.1, or HTTP/2 where it is declared.
+
+    Certificates are verified against the system's, or the context's. Read when the first upstream needs them.
+    """
+
+    def make(declared: UpstreamDescription) -> Transport:
+        nonlocal context
+        if context is None:
+            context = ssl.create_default_context()
+        try:
+            if declared.http2:
+                from nightproof.workers.upstream.http2 import Http2
+
+                return Http2(context=context, private=declared.private)
+            from nightproof.workers.upstream.http1 import Http1
+
+            return Http1(context=context, private=declared.private, proxy=declared.proxy)
+        except ImportError as error:
+            raise DeclarationError(
+                f"Chat services need {error.name}.", hint="Install the extra: pip install 'nightproof[chat]'."
+            ) from None
+
+    return make
 
 
 def _check(declared: UpstreamDescription) -> None:

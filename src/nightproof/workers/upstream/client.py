@@ -35,6 +35,13 @@ MOST_ANSWER_BYTES = 16 << 20
 _MOST_ERROR_BYTES = 16_384
 _MOST_PAUSE_S = 300.0
 _REST_WITHIN_S = 0.05
+_WHOLE = {
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "content-type": "application/json",
+    "user-agent": f"nightproof/{__version__}",
+}
+_STREAMED = _WHOLE | {"accept": "text/event-stream"}
 _OURS_TO_MEND = {
     401: "its key is refused: look at the secret",
     403: "the key may not use it: look at the secret and the model",
@@ -119,12 +126,7 @@ class Client:
         body["model"] = declared.model
         body["messages"] = call.messages
         body["stream"] = streamed
-        headers = {
-            "accept": "text/event-stream" if streamed else "application/json",
-            "accept-encoding": "identity",
-            "content-type": "application/json",
-            "user-agent": f"nightproof/{__version__}",
-        }
+        headers = _STREAMED.copy() if streamed else _WHOLE.copy()
         if declared.secret:
             headers["authorization"] = f"Bearer {self._secret()}"
         if call.request_id:

@@ -64,6 +64,7 @@ class Http1:
         self._proxy = URL(proxy) if proxy else None
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[str, URL] = {}
+        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], *, connect_s: float
@@ -76,7 +77,9 @@ class Http1:
         _opened.set(opened)
         session = self._session or self._start()
         where = self._urls.get(url) or self._checked(url)
-        timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
+        timeout = self._timeouts.get(connect_s)
+        if timeout is None:
+            timeout = self._timeouts[connect_s] = aiohttp.ClientTimeout(total=None, connect=connect_s)
         for is_last in (False, True):
             data: Any = body if len(body) < _SENT_AS_BYTES else io.BytesIO(body)
             try:
