@@ -35,5 +35,5 @@ def of_messages(messages: list[dict[str, Any]]) -> int:
                 text = part.get("text")
                 total += estimate(text) if isinstance(text, str) else IMAGE_TOKENS
         for call in message.get("tool_calls") or ():
-            total += estimate(str(call.get("function", {}).get("arguments", ""))) + MESSAGE_TOKENS
+            total += estimate(str(call.get("function", ""))) + MESSAGE_TOKENS
     return total

@@ -106,7 +106,7 @@ class ChatDescription(msgspec.Struct, frozen=True, kw_only=True):
     template: str = ""
     """Of a service with typed input: the user's message, with `{field}` for its fields."""
     is_typed: bool = False
-    """It has a typed input and output, and answers on the native route too."""
+    """It has a typed input and output, and answers records on the native route: its types hold for every caller."""
     repairs: int = 0
     """How often an answer that does not fit the output's schema is sent back with what is wrong."""
     parameters: dict[str, Any] = {}

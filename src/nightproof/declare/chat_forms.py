@@ -70,19 +70,21 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "tool_choice": {"anyOf": [{"type": "string"}, {"type": "object"}]},
     "parallel_tool_calls": {"type": "boolean"},
 }
-MESSAGE_SCHEMA: dict[str, Any] = {
+ANSWER_SCHEMA: dict[str, Any] = {
     "title": "ChatAnswer",
     "type": "object",
     "properties": {
-        "role": {"const": "assistant"},
-        "content": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "content": {"type": "string"},
+        "refusal": {"type": "string"},
         "tool_calls": {"type": "array", "items": _CALL},
-        "refusal": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "finish_reason": {"type": "string"},
+        "input_tokens": {"type": "integer", "minimum": 0},
+        "output_tokens": {"type": "integer", "minimum": 0},
+        "model": {"type": "string"},
     },
-    "required": ["role", "content"],
     "additionalProperties": False,
 }
-"""What a service without types answers: the assistant's message, in OpenAI's form."""
+"""What a service without types answers, as its record holds it; the protocol gives it OpenAI's form."""
 
 
 def messages_schema(service: ChatService) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from nightproof.base.masking import marked_pointers
 from nightproof.base.schema import close_objects
 from nightproof.declare.chat import ChatService
 from nightproof.declare.chat_description import ChatDescription
-from nightproof.declare.chat_forms import MESSAGE_SCHEMA, chat_description, messages_schema
+from nightproof.declare.chat_forms import ANSWER_SCHEMA, chat_description, messages_schema
 from nightproof.declare.endpoint import AuditOnFailure, Endpoint
 from nightproof.declare.fields import CONFIDENCE_WORD, SENSITIVE_WORD, SUBJECT_WORD
 from nightproof.declare.service import Model, Service
@@ -28,7 +28,7 @@ class FallbackDescription(msgspec.Struct, frozen=True):
 
     kind: str
     answer: bytes = b""
-    """JSON of a constant's answer."""
+    """JSON of a constant's answer: of the output, or of a chat without types its text."""
     max_age_s: float = 0.0
 
 
@@ -205,7 +205,7 @@ def _constant(service: Endpoint, given: BaseModel | str | None, answer: type[Bas
                 f"Service {service.name!r}: fallback.constant is given {type(given).__name__}.",
                 hint="Give the text that callers are to read.",
             )
-        return msgspec.json.encode({"role": "assistant", "content": given})
+        return msgspec.json.encode(given)
     if not isinstance(given, answer):
         raise DeclarationError(
             f"Service {service.name!r}: fallback.constant is given {type(given).__name__}.",
@@ -227,7 +227,7 @@ class _Kind(msgspec.Struct, frozen=True, kw_only=True):
 def _kind_of(service: Service | ChatService, folder: Path) -> _Kind:
     if isinstance(service, ChatService):
         if service.input is None or service.output is None:
-            given, told = messages_schema(service), MESSAGE_SCHEMA
+            given, told = messages_schema(service), ANSWER_SCHEMA
         else:
             given = _schema_of(service.input, mode="validation")
             told = _schema_of(service.output, mode="serialization")

@@ -7,6 +7,7 @@ answered by a name and costs its mates nothing. It never speaks to an upstream a
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ _CHANNELS: dict[str, Channel] = {"tool": "tool", "function": "tool"}
 _OPERATORS = ("system", "developer")
 _GOLDEN_BOUNDARY = "0" * 24
 _FENCE = "```"
+_ODD_TEXTS = ("name", "refusal")
+"""Texts of a message beside its content; most messages have none."""
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NULL = msgspec.Raw(b"null")
 
 _Texts = list[Untrusted]
@@ -146,7 +150,7 @@ class LoadedChat:
 
     def _read(self, task: InputTask) -> _Conversation:
         marks = task.boundary if self._chat.spotlight else ""
-        if self._typed is not None and not task.messages:
+        if self._typed is not None:
             return self._typed.read(task, marks)
         return _Messages(task, marks, refuses_system=self._chat.caller_system == "refuse")
 
@@ -178,7 +182,7 @@ class LoadedChat:
             if isinstance(read, OutputVerdict):
                 return read
             answer, verdict.output = read
-            given = self._typed.given(task.record) if task.record != _NULL else task.messages
+            given = self._typed.given(task.record)
         for check in self._service.output_checks:
             found, broke = _ask(check, given, answer)
             if broke:
@@ -225,29 +229,37 @@ class _Messages(_Conversation):
                 return
             self._gather(message, _CHANNELS.get(str(role), "user"), f"/messages/{place}")
         for place, tool in enumerate(task.tools):
-            told = tool.get("function", {}).get("description")
+            function = tool.get("function")
+            told = function.get("description") if isinstance(function, dict) else None
             if isinstance(told, str) and told:
                 # A description is an instruction by nature, so it is not looked at as a document.
                 self.texts.append(Untrusted(told, "user", f"/tools/{place}/function/description"))
 
     def _gather(self, message: dict[str, Any], channel: Channel, pointer: str) -> None:
         content = message.get("content")
-        if channel == "tool":
+        if message.get("source") == "document":
+            channel = "document"
+        if channel != "user":
             self.is_tainted = True
+        for word in _ODD_TEXTS:
+            said = message.get(word)
+            if isinstance(said, str) and not _PLAIN_NAME.fullmatch(said):
+                self.texts.append(Untrusted(said, "user", f"{pointer}/{word}"))
         if isinstance(content, str):
             self.texts.append(Untrusted(content, channel, f"{pointer}/content"))
         elif isinstance(content, list):
             for place, part in enumerate(content):
                 text = part.get("text")
                 if not isinstance(text, str):
+                    if isinstance(refusal := part.get("refusal"), str):
+                        self.texts.append(Untrusted(refusal, "user", f"{pointer}/content/{place}/refusal"))
                     continue
                 is_document = _is_document(part)
                 self.is_tainted |= is_document
                 one: Channel = "document" if is_document else channel
                 self.texts.append(Untrusted(text, one, f"{pointer}/content/{place}/text"))
         for place, call in enumerate(message.get("tool_calls") or ()):
-            written = call.get("function", {}).get("arguments")
-            if isinstance(written, str) and written:
+            if written := _arguments(call):
                 at = f"{pointer}/tool_calls/{place}/function/arguments"
                 self.texts.append(Untrusted(written, "user", at))
 
@@ -262,7 +274,10 @@ class _Messages(_Conversation):
         sent = dict(message)
         if role in _OPERATORS:
             sent["role"] = "user"
-        is_data = role in _CHANNELS
+        is_data = sent.pop("source", "") == "document" or role in _CHANNELS
+        for word in _ODD_TEXTS:
+            if isinstance(said := message.get(word), str):
+                sent[word] = escape(redacted.get(f"{pointer}/{word}", said))
         content = message.get("content")
         if isinstance(content, str):
             text = redacted.get(f"{pointer}/content", content) if redacted else content
@@ -284,6 +299,9 @@ class _Messages(_Conversation):
     ) -> dict[str, Any]:
         text = part.get("text")
         if not isinstance(text, str):
+            if isinstance(refusal := part.get("refusal"), str):
+                said = redacted.get(f"{pointer.removesuffix('/text')}/refusal", refusal)
+                return {"type": "refusal", "refusal": escape(said)}
             return {name: value for name, value in part.items() if name != "source"}
         text = redacted.get(pointer, text)
         return {"type": "text", "text": self._written(text, is_data=is_data or _is_document(part))}
@@ -331,8 +349,13 @@ class _Typed:
         """Read an input, strictly. Raises ValidationError, or what the user's validators raise."""
         return self._input.validate_json(bytes(record), strict=True)
 
-    def read(self, task: InputTask, marks: str) -> _Record:
+    def read(self, task: InputTask, marks: str) -> _Conversation:
         """Read a task's input. Raises ValidationError, or what the user's validators raise."""
+        if task.messages:
+            # A conversation would come past the input's type, and past the checks that take it.
+            refused = _Conversation()
+            refused.error = FieldError("/messages", "this service takes records on its own route", "typed")
+            return refused
         given = self.given(task.record)
         fields = self._input.dump_python(given, mode="json", by_alias=True, warnings=False)
         return _Record(self, given, fields, marks)
@@ -387,6 +410,12 @@ def _ask(check: DeclaredCheck, *values: Any) -> tuple[str, str]:
 
 def _told(action: str) -> str:
     return "refuse" if action == "fall_back" else action
+
+
+def _arguments(call: dict[str, Any]) -> str:
+    function = call.get("function")
+    written = function.get("arguments") if isinstance(function, dict) else None
+    return written if isinstance(written, str) else ""
 
 
 def _is_document(part: dict[str, Any]) -> bool:
