@@ -101,7 +101,22 @@ def _end_unrecorded(story: Story, house: House, fault: Fault) -> None:
     story.items = []
     story.end_by(fault)
     story.ending = "failed"
-    count_shed(house, story.failure, story.service, "")
+    _count_lost(fault, house, story.failure, story.service)
+
+
+def _count_lost(fault: BaseException, house: House, failure: str, service: str) -> None:
+    """Count what is not in the log. What may arrive there yet would stand in the books twice: it is waited for."""
+    later = fault.later if isinstance(fault, AuditOutcomeUnknown) else None
+    if later is None:
+        count_shed(house, failure, service, "")
+    else:
+        later.add_done_callback(lambda done: _count_failed(done, house, failure, service))
+
+
+def _count_failed(done: asyncio.Future[int], house: House, failure: str, service: str) -> None:
+    """Count an entry that failed with nobody waiting."""
+    if not done.cancelled() and (fault := done.exception()) is not None:
+        _count_lost(fault, house, failure, service)
 
 
 def _finish_without_its_caller(story: Story, house: House, appended: asyncio.Future[int]) -> None:
@@ -119,8 +134,7 @@ def _finish_without_its_caller(story: Story, house: House, appended: asyncio.Fut
 def _let_go(done: asyncio.Future[int], idem: bytes, house: House) -> None:
     """Free an idempotency key once the entry is durable; count an entry that failed with nobody waiting."""
     house.running_keys.discard(idem)
-    if not done.cancelled() and done.exception() is not None:
-        count_shed(house, "audit_unavailable", "", "")
+    _count_failed(done, house, "audit_unavailable", "")
 
 
 def _finish(story: Story, house: House) -> None:
