@@ -38,8 +38,11 @@ from tests.serving import (
     run_nightproof,
     serving,
     wait_until,
+    warm,
 )
+from tests.warm import NAMED_BY
 
+WARM_BIN = ROOT / "tests" / "material" / "warm"
 RUNBOOKS = ROOT / "src" / "nightproof" / "runbooks"
 # Of `witness_refused`, `content_unreadable`, `watch_blind`, `shutting_down`, `canary_worse`, `canary_undecided`,
 # `release_unsigned`, `release_damaged`, `release_incompatible` and what ends the server (`audit_outcome_unknown`,
@@ -109,9 +112,9 @@ def block_commands(page: str, section: str) -> list[str]:
 
 
 def run(command: str, made: Made) -> subprocess.CompletedProcess[str]:
-    """Run a line as somebody pastes it into a shell."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "NIGHTPROOF_STATE": str(made.state), **made.env}
+    """Run a line as somebody pastes it into a shell, where `nightproof` is the warm command line."""
+    path = f"{WARM_BIN}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, NAMED_BY: warm(), "NIGHTPROOF_STATE": str(made.state), **made.env}
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         capture_output=True, text=True, timeout=60, env=env, cwd=made.state.parent, check=False,
@@ -178,7 +181,7 @@ def misuse(served: Served) -> None:
     ask({"x": 1}, idempotency_key="one")
     ask({"x": 2}, idempotency_key="one")
     ask({"x": 1, "ms": 300}, x_request_timeout_ms="60")
-    narrow = make_key(served.state, "predict", "--service", "elsewhere")
+    narrow = make_key(served.state, services=["elsewhere"])
     for _ in range(2):
         post(path, json={"x": 1}, headers={"authorization": f"Bearer {narrow}"})
     body = json.dumps({"x": 1, "ms": 350}).encode()
