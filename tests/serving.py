@@ -77,7 +77,11 @@ def run_nightproof(
             [sys.executable, "-m", "nightproof", *arguments],
             capture_output=True, text=True, timeout=60, cwd=cwd, env={**os.environ, **(env or {})}, check=False,
         )  # fmt: skip
-    with tempfile.TemporaryFile() as nothing, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with (
+        tempfile.TemporaryFile() as nothing,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+    ):
         code = ask(
             warm(),
             list(arguments),

@@ -2,7 +2,7 @@
 
 A command costs a third of a second of imports and a few milliseconds of work, and tests run more than a thousand of
 them. Each still is a process of its own, with its own arguments, environment, working folder, pipes and exit code;
-only its imports are done before it begins. Commands that begin cold, as an operator's do, are in `tests/live/test_cli.py`
+only its imports are done before it begins. Commands that begin cold, as an operator does, are in `test_cli.py`
 and `tests/docs/test_readme.py`: there every verb is run so.
 
 Started once for each pytest process by `tests.serving`, and ends with it: it reads its standard input to the end.

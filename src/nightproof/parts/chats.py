@@ -16,6 +16,7 @@ import msgspec
 from nightproof.base.clock import utc_us
 from nightproof.base.deadlines import Deadlines
 from nightproof.base.errors import DeclarationError, StateError
+from nightproof.declare.chat_description import ChatDescription
 from nightproof.declare.describe import Description
 from nightproof.pipeline.chat_values import ChatRelease
 from nightproof.pipeline.house import House
@@ -55,17 +56,12 @@ class Chats:
             from nightproof.checks.canary import PromptShadow
             from nightproof.checks.leaving import CompiledRules
             from nightproof.pipeline.upstreams import Upstreams
-            from nightproof.workers.upstream.command import Command
         except ImportError as error:
             raise DeclarationError(f"Chat services need {error.name}.", hint=_NO_EXTRA) from error
         await self._open_store()
         if self._house.upstreams is None:
             self._house.upstreams = Upstreams(Deadlines())
-        commands = {
-            one.name: Command(one, cwd=folder, observe=self._observe, service=description.service)
-            for one in chat.upstreams
-            if one.command
-        }
+        commands = self._commands_of(chat, folder, description.service)
         addresses = _Addresses(commands)
         chain = self._house.upstreams.chain(chat, addresses)
         self._commands[id(chain)] = commands
@@ -78,6 +74,17 @@ class Chats:
             await self.let_go(release)
             raise
         return release
+
+    def _commands_of(self, chat: ChatDescription, folder: Path, service: str) -> dict[str, Command]:
+        if not any(one.command for one in chat.upstreams):
+            return {}
+        from nightproof.workers.upstream.command import Command
+
+        return {
+            one.name: Command(one, cwd=folder, observe=self._observe, service=service)
+            for one in chat.upstreams
+            if one.command
+        }
 
     async def let_go(self, release: ChatRelease | None) -> None:
         """End what a release had, when it is served no more."""
