@@ -15,6 +15,10 @@ _PLACEHOLDERS = ("example", "changeme", "placeholder", "your_", "your-", "yourke
 _PEM_BEGIN = "-----BEGIN (?:RSA |EC |DSA |OPENSSH |ENCRYPTED |PGP )?PRIVATE KEY(?: BLOCK)?-----"
 _PEM_END = "-----END (?:RSA |EC |DSA |OPENSSH |ENCRYPTED |PGP )?PRIVATE KEY(?: BLOCK)?-----"
 
+# Line ends of a key that stands in a JSON text or in a variable are written as `\n`.
+_LINE_END = r"(?:[ \t]*(?:\r?\n|\\+r\\+n|\\+n)[ \t]*)+"
+_PEM_LINES = rf"(?:{_LINE_END}(?:[A-Za-z0-9+/=]{{1,80}}|[A-Za-z0-9-]{{1,40}}: [^\n\\]{{1,80}}))*"
+
 
 def patterns() -> list[NamedPattern]:
     """Return the kinds of secrets, each with what makes sure of it."""
@@ -39,7 +43,7 @@ def patterns() -> list[NamedPattern]:
         NamedPattern("twilio_key", r"\b(SK[0-9a-f]{32})\b", 34),
         NamedPattern("telegram_token", r"\b([0-9]{8,10}:AA[A-Za-z0-9_-]{33})(?:$|[^0-9A-Za-z_-])", 48),
         NamedPattern("jwt", r"\b(eyJ[A-Za-z0-9_-]{10,512}\.eyJ[A-Za-z0-9_-]{10,1000}\.[A-Za-z0-9_-]{10,700})(?:$|[^0-9A-Za-z_-])", 2_220),
-        NamedPattern("private_key", f"({_PEM_BEGIN}(?s:.*?){_PEM_END}|{_PEM_BEGIN}(?:\\s*[A-Za-z0-9+/=]{{20,76}})*)", 8_200),
+        NamedPattern("private_key", f"({_PEM_BEGIN}{_PEM_LINES}(?:{_LINE_END}{_PEM_END})?)", 8_200),
         NamedPattern("url_password", r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"']{1,64}:([^\s:/@\"']{4,128})@[A-Za-z0-9.-]{1,253}", 480, _is_no_placeholder),
         NamedPattern(
             "assigned_secret",
