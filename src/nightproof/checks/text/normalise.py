@@ -136,10 +136,8 @@ class _Gathering:
         if not _ENCODED.search(seen.encode("utf-8", "replace")):
             return
         for name, decoded in _decodings(seen, is_last=depth == 1):
-            if len(decoded) > self._left:
-                self.is_capped = True
-                decoded = decoded[: self._left]
-            self._left -= len(decoded)
+            if name not in ("rot13", "reversed"):
+                decoded = self._take(decoded)
             if not decoded.strip():
                 continue
             inner = normal(decoded)
@@ -148,6 +146,13 @@ class _Gathering:
                 self.turn(inner, f"{path}{name}+")
             if depth > 1:
                 self.decode(inner, depth - 1, f"{path}{name}+")
+
+    def _take(self, decoded: str) -> str:
+        if len(decoded) > self._left:
+            self.is_capped = True
+            decoded = decoded[: self._left]
+        self._left -= len(decoded)
+        return decoded
 
     def _put(self, name: str, text: str) -> None:
         if text not in self._seen and text.strip():
