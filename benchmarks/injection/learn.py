@@ -70,7 +70,9 @@ def fit(question: Question, rows: Sequence[Row], given: Any = None, *, threshold
     return Model(about, table)
 
 
-def weights_of(question: Question, rows: Sequence[Row], given: Any, *, threshold: float) -> tuple[Any, Weights]:
+def weights_of(
+    question: Question, rows: Sequence[Row], given: Any, *, threshold: float
+) -> tuple[Any, Weights]:
     """Fit, and round to eight bits."""
     labels = np.array([row.label for row in rows])
     fitted = LogisticRegression(C=REGULARISATION[question] * 10, max_iter=300, tol=1e-3, solver="lbfgs")

@@ -7,7 +7,7 @@ where, never the text. Detectors are advice; what has to hold (tools, links, the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ from nightproof.checks.text.normalise import Views, views
 from nightproof.declare.chat_description import InputCheckDescription
 
 Channel = Literal["user", "document", "tool"]
+CHANNELS: tuple[Channel, ...] = ("user", "document", "tool")
 DEFAULT_CHECKS: dict[str, InputCheckDescription] = {
     "hidden_text": InputCheckDescription(action="refuse", budget_ms=1_000),
     "injection_rules": InputCheckDescription(action="refuse", budget_ms=1_000),
@@ -107,6 +108,7 @@ class Inspector:
             for name, about in (DEFAULT_CHECKS | dict(checks)).items()
             if about.action != "off"
         ]
+        self._warm_up()
 
     def inspect(self, texts: Sequence[Untrusted]) -> Inspection:
         """Say what the checks find in the texts of one request."""
@@ -126,7 +128,9 @@ class Inspector:
         if undecided and not told.failure:
             told.failure, told.detail = "check_failed", f"no verdict of {undecided}"
         told.redacted = {
-            seen[at].text.pointer: named.redacted(_readable(seen[at]), sorted(found, key=lambda spot: spot.start))
+            seen[at].text.pointer: named.redacted(
+                _readable(seen[at]), sorted(found, key=lambda spot: spot.start)
+            )
             for at, found in spots.items()
         }
         return told
@@ -140,6 +144,16 @@ class Inspector:
                 _highest(question, views(text.text)).score
             )
         return scored
+
+    def _warm_up(self) -> None:
+        """Build the automata and load the weights now, so that no request waits for them."""
+        seen = [
+            _Seen(text, views(text.text))
+            for text in (Untrusted("Is this on?", each, "") for each in CHANNELS)
+        ]
+        for check in self._checks:
+            if check.name in DEFAULT_CHECKS and not check.about.adapter:
+                check.look(seen)
 
     def _run(self, check: _Check, seen: Sequence[_Seen], told: Inspection) -> tuple[list[_Spotted], str]:
         began = clock.precise_us()
@@ -313,8 +327,3 @@ def _spotted(found: Found, name: str) -> _Spotted:
 
 def _overlap(one: named.Spot, other: named.Spot) -> bool:
     return one.start < other.end and other.start < one.end
-
-
-def channels() -> Iterator[Channel]:
-    """Yield where untrusted texts come from."""
-    yield from ("user", "document", "tool")

@@ -51,7 +51,9 @@ def calibrate(scores: Sequence[float], false_positive_rate: float) -> float:
     return sorted(scores, reverse=True)[allowed - 1]
 
 
-def calibrated(scores: Mapping[str, Sequence[float]], false_positive_rate: float, *, version: int) -> Calibration:
+def calibrated(
+    scores: Mapping[str, Sequence[float]], false_positive_rate: float, *, version: int
+) -> Calibration:
     """Return the calibration of several detectors; one with too few scores is left out."""
     found = {}
     for name, known in scores.items():

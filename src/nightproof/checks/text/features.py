@@ -88,7 +88,9 @@ def _group(hashed: Sequence[Any], of_piece: Sequence[Any], size: int, offset: in
 
 def _letters(forms: Sequence[str]) -> Group:
     """Hash runs of three to five characters."""
-    points = np.frombuffer("".join(f" {form} " for form in forms).encode("utf-32-le", "replace"), dtype=np.uint32)
+    points = np.frombuffer(
+        "".join(f" {form} " for form in forms).encode("utf-32-le", "replace"), dtype=np.uint32
+    )
     of_piece = np.repeat(np.arange(len(forms)), [len(form) + 2 for form in forms])
     three = (points[:-2] * _A + points[1:-1]) * _B + points[2:]
     four = three[:-1] * _C + points[3:]
@@ -185,5 +187,17 @@ _YOU = concepts.NAMES.index("you")
 _ME = concepts.NAMES.index("me")
 _TELLING = frozenset(
     concepts.NAMES.index(name)
-    for name in ("forget", "disable", "earlier", "orders", "limits", "secret", "system", "reveal", "persona", "free", "model")
+    for name in (
+        "forget",
+        "disable",
+        "earlier",
+        "orders",
+        "limits",
+        "secret",
+        "system",
+        "reveal",
+        "persona",
+        "free",
+        "model",
+    )
 )

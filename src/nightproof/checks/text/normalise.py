@@ -35,7 +35,9 @@ _ENCODED = re2.compile(
     rb"|%[0-9A-Fa-f]{2}|&[#A-Za-z][0-9A-Za-z]{1,7};|\\u[0-9A-Fa-f]{4}"
 )
 _MAYBE_SPACED = re2.compile(rb"(?:^|[^a-z0-9])(?:[a-z0-9][ .*_\-|/,~\n]{1,2}){3}[a-z0-9](?:$|[^a-z0-9])")
-_MAYBE_LEET = re2.compile(rb"[a-z][0134578@$|+(][a-z]|[a-z][013457@$]{1,2}[a-z]|(?:^|[ \n])[0134578@$|+(][a-z]{2}")
+_MAYBE_LEET = re2.compile(
+    rb"[a-z][0134578@$|+(][a-z]|[a-z][013457@$]{1,2}[a-z]|(?:^|[ \n])[0134578@$|+(][a-z]{2}"
+)
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _HEX = re.compile(r"(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[ ,:]?){10,}")
@@ -47,9 +49,13 @@ _BINARY = re.compile(r"(?:[01]{8}\s?){6,}")
 _SPACED = re.compile(r"(?<![a-z0-9])(?:[a-z0-9][ .*_\-|/,~]){2,}[a-z0-9](?![a-z0-9])")
 _GAPS = re.compile(r"[ .*_\-|/,~]+")
 _LEET_RUN = re.compile(r"[0134578@$€£!|+(]+")
-_ROT13 = str.maketrans("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM")
+_ROT13 = str.maketrans(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM",
+)
 _ROT13_OCTETS = bytes.maketrans(
-    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", b"nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM"
+    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    b"nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM",
 )
 _READABLE_SHARE = 0.75
 """Of a decoded text, that is letters, digits and blanks: less is a picture, not a text."""

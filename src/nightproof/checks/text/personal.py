@@ -140,7 +140,9 @@ def _is_pesel(text: str) -> bool:
 
 def _is_bsn(text: str) -> bool:
     digits = _digits(text.zfill(9))
-    return (sum((9 - at) * digit for at, digit in enumerate(digits[:8])) - digits[8]) % 11 == 0 and any(digits)
+    return (sum((9 - at) * digit for at, digit in enumerate(digits[:8])) - digits[8]) % 11 == 0 and any(
+        digits
+    )
 
 
 def _is_cpf(text: str) -> bool:
