@@ -90,7 +90,7 @@ def _look_closer(description: Description, folder: Path, found: _Findings) -> No
             f"A schema cannot be used: {error}", hint="Simplify the type, or its pattern."
         ) from error
     for way in description.fallbacks:
-        if way.kind == "constant" and (verdict := checks.judge(way.answer)).failure:
+        if way.kind == "constant" and (verdict := checks.judge_constant(way.answer)).failure:
             found.errors.append(
                 {
                     "what": f"fallback.constant would be refused by the service's own checks: {verdict.detail}.",

@@ -163,7 +163,7 @@ def _of_description(description: Description) -> list[Finding]:
         return [Finding("load_failed", "", text, "Simplify the type, or its pattern.")]
     found = []
     for way in description.fallbacks:
-        if way.kind == "constant" and (verdict := checks.judge(way.answer)).failure:
+        if way.kind == "constant" and (verdict := checks.judge_constant(way.answer)).failure:
             text = f"fallback.constant would be refused by the service's own checks: {verdict.detail}."
             found.append(Finding("useless_fallback", "service.py", text))
     if not description.golden_cases:
