@@ -230,10 +230,10 @@ class _Messages(_Conversation):
             self._gather(message, _CHANNELS.get(str(role), "user"), f"/messages/{place}")
         for place, tool in enumerate(task.tools):
             function = tool.get("function")
-            told = function.get("description") if isinstance(function, dict) else None
-            if isinstance(told, str) and told:
+            said = function.get("description") if isinstance(function, dict) else None
+            if isinstance(said, str) and said:
                 # A description is an instruction by nature, so it is not looked at as a document.
-                self.texts.append(Untrusted(told, "user", f"/tools/{place}/function/description"))
+                self.texts.append(Untrusted(said, "user", f"/tools/{place}/function/description"))
 
     def _gather(self, message: dict[str, Any], channel: Channel, pointer: str) -> None:
         content = message.get("content")
