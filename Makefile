@@ -11,7 +11,7 @@ setup: $(STAMP) examples/credit/artifacts/model.joblib
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sklearn,onnx,mlflow,postgres,parquet,otel,notify,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[chat,sklearn,onnx,mlflow,postgres,parquet,otel,notify,dev]'
 	touch $@
 
 examples/credit/artifacts/model.joblib: $(STAMP) examples/credit/train.py examples/credit/service.py

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import ROOT, Served, serving
+from tests.serving import ROOT, Served, cool_down, serving
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +44,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI a skip is a failure: what a test needs, the project's files must install."""
+    cool_down()
     if _skipped and os.environ.get("CI") and session.exitstatus == 0:
         print(f"\nskipped in CI, which counts as failed: {', '.join(_skipped)}")
         session.exitstatus = 1

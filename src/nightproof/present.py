@@ -5,7 +5,7 @@ Built by `runtime`, which owns the rooms. Asks them for snapshots only, and chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from prometheus_client import Metric
@@ -22,10 +22,12 @@ from nightproof.steer.runbook import Present, facts_of, fill
 from nightproof.steer.upkeep import Upkeep
 from nightproof.steer.watching import Watching
 from nightproof.watch.alerts.rules import Promise
+from nightproof.watch.chat_meters import BYPASS_SHOWN_S, budget_gauge
 from nightproof.watch.conditions import Conditions, Question
+from nightproof.watch.families import gauge
 from nightproof.watch.happened import Happened
-from nightproof.watch.health import Component
-from nightproof.watch.meters import gauge
+from nightproof.watch.health import Component, Health
+from nightproof.watch.upstreams import Pictures, upstream_components, upstream_conditions, upstream_gauges
 
 ASKED: dict[str, tuple[str, ...]] = {
     "services": ("model_unavailable", "workers_exhausted", "golden_case_failed", "poison_input"),
@@ -34,6 +36,8 @@ ASKED: dict[str, tuple[str, ...]] = {
     "watching": watching.CONDITIONS,
     "releases": by_itself.CONDITIONS,
     "drift": ("drift_detected", "feedback_poisoned"),
+    "upstreams": ("upstream_down", "upstream_command_failed"),
+    "checks": ("check_bypassed",),
     "server": ("certificate_expiring", "certificate_reload_failed", "unclean_stop"),
     "happened": (
         "audit_writer_lost",
@@ -72,6 +76,10 @@ class Rooms:
         self._began_s = began_s
         self._conditions = Conditions()
         self.was_unclean = False
+        self.upstreams: Callable[[], Pictures] = dict
+        """Take pictures of what chat services ask; there is nothing to be seen without one."""
+        self.budgets: Callable[[], Mapping[str, Mapping[str, float]]] = dict
+        """Say what is left of each chat service's budgets, 0 to 1."""
         self.certificate_trouble = ""
         """Why the last reload of the certificate was refused; empty after one that was not."""
 
@@ -105,6 +113,15 @@ class Rooms:
         meaning = "What is wrong now, by its name in the catalogue."
         return gauge("nightproof_condition", meaning, values, ["failure", "service"])
 
+    def chat_gauges(self) -> Iterable[Metric]:
+        """Return the present values of upstreams and budgets, for `/metrics`."""
+        yield from upstream_gauges(self.upstreams())
+        yield budget_gauge(self.budgets())
+
+    def upstream_health(self, health: Health) -> list[Component]:
+        """Return how each upstream is."""
+        return upstream_components(self.upstreams(), health)
+
     def _questions(self) -> list[Question]:
         """Return one question for each room that can have something wrong."""
         ask: dict[str, Callable[[], Iterable[Condition]]] = {
@@ -114,6 +131,8 @@ class Rooms:
             "watching": self._watching.conditions,
             "releases": self._helm.conditions,
             "drift": self._drift_watch.conditions,
+            "upstreams": lambda: upstream_conditions(self.upstreams()),
+            "checks": self._check_conditions,
             "server": self._server_conditions,
             "happened": lambda: self._happened.conditions(now_s=monotonic_s()),
         }
@@ -144,6 +163,16 @@ class Rooms:
             yield Condition(failure="audit_unavailable", detail=ledger.why)
         if ledger.state == "fenced":
             yield Condition(failure="audit_outcome_unknown", detail=ledger.why)
+
+    def _check_conditions(self) -> Iterable[Condition]:
+        by_service: dict[str, list[str]] = {}
+        for service, check in self._house.meters.chat.bypassed(now_s=monotonic_s()):
+            by_service.setdefault(service, []).append(check)
+        for service, checks in by_service.items():
+            detail = (
+                f"no verdict within the last {BYPASS_SHOWN_S / 60:.0f} min from {', '.join(sorted(checks))}"
+            )
+            yield Condition(failure="check_bypassed", service=service, detail=detail)
 
     def _server_conditions(self) -> Iterable[Condition]:
         days = self._certificate_days()

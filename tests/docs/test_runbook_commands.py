@@ -38,13 +38,16 @@ from tests.serving import (
     run_nightproof,
     serving,
     wait_until,
+    warm,
 )
+from tests.warm import NAMED_BY
 
+WARM_BIN = ROOT / "tests" / "material" / "warm"
 RUNBOOKS = ROOT / "src" / "nightproof" / "runbooks"
 # Of `witness_refused`, `content_unreadable`, `watch_blind`, `shutting_down`, `canary_worse`, `canary_undecided`,
 # `release_unsigned`, `release_damaged`, `release_incompatible` and what ends the server (`audit_outcome_unknown`,
-# `audit_rolled_back`, `audit_tampered`, `vault_locked`), the commands are run on a server, or a state folder, to which
-# this has not happened: what makes them is in tests of their own.
+# `audit_rolled_back`, `audit_tampered`, `vault_locked`), and of what needs a chat service (`unprompted`), the commands
+# are run on a server, or a state folder, to which this has not happened: what makes them is in tests of their own.
 MADE = {
     "misused": [
         "malformed_request", "unauthenticated", "forbidden", "unknown_service", "slow_request",
@@ -65,11 +68,15 @@ MADE = {
     "old_certificate": ["certificate_expiring", "certificate_reload_failed"],
     "witnessed": ["witness_refused"],
     "drifting": ["drift_detected", "feedback_poisoned"],
+    "unprompted": [
+        "injection_suspected", "hidden_text", "personal_data", "check_failed", "budget_exceeded",
+        "upstream_unreachable", "upstream_timeout", "upstream_limited", "upstream_error", "upstream_broken",
+        "upstream_rejected", "tool_denied", "upstream_down", "upstream_command_failed", "check_bypassed",
+    ],
     "stopped": ["audit_tampered", "audit_rolled_back", "vault_locked", "audit_outcome_unknown"],
 }  # fmt: skip
 NOT_MADE = {
     "internal_error": "no way from outside is known that ends in a fault of ours",
-    "injection_suspected": "no check refuses by this name yet",
 }
 NOT_OF_THIS_MACHINE = frozenset({"journalctl", "systemctl", "timedatectl", "last", "dmesg"})
 """They ask systemd, which does not run our servers here, or the kernel, which does not answer everybody."""
@@ -94,6 +101,8 @@ class Made:
     """A record that is there, for the one whose id a page has as its example."""
     folder: Path | None = None
     """The folder that a release was made of."""
+    stand_in: str = ""
+    """A record to be shown where a page's own search finds none, since nothing of the kind has happened."""
 
 
 def block_commands(page: str, section: str) -> list[str]:
@@ -103,9 +112,9 @@ def block_commands(page: str, section: str) -> list[str]:
 
 
 def run(command: str, made: Made) -> subprocess.CompletedProcess[str]:
-    """Run a line as somebody pastes it into a shell."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "NIGHTPROOF_STATE": str(made.state), **made.env}
+    """Run a line as somebody pastes it into a shell, where `nightproof` is the warm command line."""
+    path = f"{WARM_BIN}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, NAMED_BY: warm(), "NIGHTPROOF_STATE": str(made.state), **made.env}
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         capture_output=True, text=True, timeout=60, env=env, cwd=made.state.parent, check=False,
@@ -127,7 +136,7 @@ def look(failure: str, made: Made) -> list[str]:
         if first in NOT_OF_THIS_MACHINE or any(place in command for place in PLACES_OF_THEIRS):
             continue
         command = re.sub(r"[0-9a-f]{11}-[0-9a-f]{20}", made.record, command) if made.record else command
-        command = re.sub(r"\bID\b", found_id or "ID", command)
+        command = re.sub(r"\bID\b", found_id or made.stand_in or "ID", command)
         if made.served is not None:
             command = re.sub(r"\bPID\b", str(made.served.process.pid), command)
         if made.folder is not None:
@@ -172,7 +181,7 @@ def misuse(served: Served) -> None:
     ask({"x": 1}, idempotency_key="one")
     ask({"x": 2}, idempotency_key="one")
     ask({"x": 1, "ms": 300}, x_request_timeout_ms="60")
-    narrow = make_key(served.state, "predict", "--service", "elsewhere")
+    narrow = make_key(served.state, services=["elsewhere"])
     for _ in range(2):
         post(path, json={"x": 1}, headers={"authorization": f"Bearer {narrow}"})
     body = json.dumps({"x": 1, "ms": 350}).encode()
@@ -376,6 +385,19 @@ def drifting(folder: Path) -> Iterator[Made]:
 
 
 @contextmanager
+def unprompted(folder: Path) -> Iterator[Made]:
+    """Serve a model: what has to happen to a chat service has not happened."""
+    with serving("mirror", folder / "state", "--set", "ledger.summary_every_s=0.2") as served:
+        told = served.predict({"text": "a"})
+        served.client.post(
+            "/services/mirror/predict", json={"text": "a"}, headers={"authorization": "Bearer nobody"}
+        )
+        summaries = "nightproof audit search --kind summary --json"
+        wait_until(lambda: '"summary"' in run(summaries, Made(served.state, "", None)).stdout)
+        yield Made(served.state, "mirror", served, stand_in=told.headers["x-request-id"])
+
+
+@contextmanager
 def stopped(folder: Path) -> Iterator[Made]:
     """Leave a state folder behind without a server."""
     with serving("mirror", folder / "state") as served:
@@ -394,6 +416,7 @@ STATES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Made]]] = {
     "old_certificate": old_certificate,
     "witnessed": witnessed,
     "drifting": drifting,
+    "unprompted": unprompted,
     "stopped": stopped,
 }
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nightproof.base.failures import CATALOGUE, Failure, alert_share
+from nightproof.base.alerting import alert_share
+from nightproof.base.failure import Failure
+from nightproof.base.failures import CATALOGUE
 from nightproof.present import ASKED
 from nightproof.steer.oncall import REPORTABLE
 from nightproof.watch.alerts.rules import Promise, rules_of

@@ -121,7 +121,7 @@ def test_a_list_has_a_result_for_each_label(served: Served):
 def test_flipped_labels_are_set_aside_with_those_before_them_until_an_operator_decides(served: Served):
     """An honest source sets what is usual; then another gives the opposite of what is right."""
     chance = random.Random(3)
-    honest, liar = make_key(served.state, "predict", "--name", "honest"), make_key(served.state)
+    honest, liar = make_key(served.state, name="honest"), make_key(served.state)
     liar_id = ""
     for _ in range(4):
         rows = ask(served, 40, chance, honest)

@@ -66,6 +66,7 @@ def print_status(told: dict[str, Any]) -> None:
     ]
     if len(parts) > len(told["services"]):
         show.table("", ["service", "release", "part", "share", "how it does"], parts)
+    print_upstreams(told["services"])
     for service in told["services"]:
         print_drift_line(service["name"], service.get("drift"))
     ledger = told["ledger"]
@@ -85,6 +86,40 @@ def print_status(told: dict[str, Any]) -> None:
         if not part["ok"]:
             told_of_part = f"{part['name']}: {part['why'] or 'not ok'} since {part['since']}"
             show.console.print(f"[red]✗[/] {show.plain(told_of_part)}")
+
+
+def print_upstreams(services: list[dict[str, Any]]) -> None:
+    """Print what chat services ask, and what that has cost; nothing where there is none."""
+    rows = [
+        [
+            service["name"],
+            one["name"],
+            one["model"],
+            one["state"] if not one["pause_s"] else f"{one['state']}, paused {one['pause_s']:.0f} s",
+            f"{one['in_flight']} of {one['limit']}",
+            one["trouble"] or one["last_failure"] or "-",
+        ]
+        for service in services
+        for one in service.get("upstreams", [])
+    ]
+    if rows:
+        show.table("", ["service", "upstream", "model", "breaker", "in flight", "last failure"], rows)
+    for service in services:
+        chat = service.get("chat")
+        if chat is None:
+            continue
+        show.console.print(
+            f"chat {service['name']}: {chat['output_tokens_per_s']:.1f} tokens/s,"
+            f" first token p50 {_ms(chat['first_token_p50_ms'])}, p99 {_ms(chat['first_token_p99_ms'])},"
+            f" {chat['refusals']} of {chat['exchanges']} refused by the model,"
+            f" {chat['streams_open']} streams open; since start: {chat['input_tokens']} tokens read,"
+            f" {chat['output_tokens']} written, cost {chat['cost']:.2f}"
+        )
+        if chat["bypassed"]:
+            named = ", ".join(chat["bypassed"])
+            show.console.print(
+                f"[red]✗[/] {service['name']}: passed without a verdict of {show.plain(named)}"
+            )
 
 
 def print_drift_line(name: str, drift: dict[str, Any] | None) -> None:

@@ -34,6 +34,10 @@ class UpstreamDescription(msgspec.Struct, frozen=True, kw_only=True):
     idle_ms: int = 15_000
     total_ms: int = 60_000
     http2: bool = False
+    proxy: str = ""
+    """`http://host:port` that calls go through; none of the environment is used. HTTP/1.1 only."""
+    private: bool = False
+    """Its public name may come to an address of a private network."""
     max_in_flight: int = 256
     input_price: float = 0.0
     """Per million tokens, in the currency of the service's budget."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from nightproof.base.failures import CATALOGUE, Failure
+from nightproof.base.failure import Failure
+from nightproof.base.failures import CATALOGUE
 from nightproof.gateway.oip import HEADER_LENGTH
 from nightproof.gateway.tensors import DATATYPES
 

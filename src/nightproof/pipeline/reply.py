@@ -19,10 +19,32 @@ _WITHHELD = {
     "model_unavailable": "No worker of the service is ready.",
     "deadline_exceeded": "The deadline passed before an answer was ready.",
     "shutting_down": "The server stopped before an answer was ready.",
+    "injection_suspected": "A check of the service took a part of the input for instructions to the model.",
+    "hidden_text": "The text holds characters that nobody can see and the model would read.",
+    "personal_data": "The input holds personal data or a secret, which this service does not pass on.",
+    "check_failed": "A check of the service gave no verdict, so nothing went in or out.",
+    "budget_exceeded": "The budget of tokens or cost is used up.",
+    "upstream_unreachable": "The upstream that answers for this service cannot be reached.",
+    "upstream_timeout": "The upstream that answers for this service did not answer in its time.",
+    "upstream_limited": "The upstream that answers for this service takes no more calls for now.",
+    "upstream_error": "The upstream that answers for this service failed.",
+    "upstream_broken": "The upstream's answer broke off or was malformed, and was withheld.",
+    "upstream_rejected": "The upstream that answers for this service does not take this request.",
+    "tool_denied": "The model called a tool that it may not call here; the call was withheld.",
 }
 _HINTS = {
     "deadline_exceeded": "Retry, or allow more time with x-request-timeout-ms.",
     "model_unavailable": "Retry in a moment; the operator is told.",
+    "hidden_text": "Send the text without tag, bidirectional and zero-width characters.",
+    "personal_data": "Leave it out, or put a placeholder in its place.",
+    "check_failed": "Retry in a moment; the operator is told.",
+    "budget_exceeded": "Retry after the given delay; ask the operator for a larger budget.",
+    "upstream_unreachable": "Retry in a moment; the operator is told.",
+    "upstream_timeout": "Retry, or ask for less: a shorter prompt, fewer tokens.",
+    "upstream_limited": "Retry after the given delay.",
+    "upstream_error": "Retry in a moment; the operator is told.",
+    "upstream_broken": "Retry: nothing of the answer counts.",
+    "upstream_rejected": "Look at length, parameters, tools and images; the same request is refused again.",
 }
 
 

@@ -29,8 +29,9 @@ from nightproof.storage.feedback_store import FeedbackStore
 from nightproof.storage.statefolder import StateFolder
 from nightproof.watch.drift.watcher import DriftStatus, DriftWatcher
 from nightproof.watch.drift.wire import Release
+from nightproof.watch.families import gauge
 from nightproof.watch.health import Component, Health
-from nightproof.watch.meters import Meters, gauge
+from nightproof.watch.meters import Meters
 from nightproof.workers.engine import Engine, Job, Outcome, Waiter
 
 _BATCH = 32

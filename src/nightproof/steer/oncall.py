@@ -39,14 +39,15 @@ from nightproof.storage.alert_store import (
     TouchParcel,
 )
 from nightproof.storage.sqlite import NotFound, StorageOutcomeUnknown, StorageUnavailable
-from nightproof.watch.alerts.counts import ALL, FAILED, Series, values_of
+from nightproof.watch.alerts.counts import ALL, FAILED, Series, Slowness, values_of
 from nightproof.watch.alerts.judge import judge
 from nightproof.watch.alerts.machine import Alert, Track, Transition, step
 from nightproof.watch.alerts.rules import Key, Promise, Rule, rules_of
 from nightproof.watch.alerts.telling import Group, Held, Silence, due, held_back, mark_told, severity_order
+from nightproof.watch.families import gauge
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
-from nightproof.watch.meters import Meters, gauge
+from nightproof.watch.meters import Meters
 from nightproof.watch.notify.courier import Courier, Delivery, Parcel
 from nightproof.watch.notify.message import Message, ToldAlert, told
 from nightproof.watch.notify.post import NotDelivered, Sender
@@ -124,6 +125,7 @@ class OnCall:
         self._couriers = {one.name: Courier(one, settings.notify, self._delivered) for one in self._receivers}
         self._rules: list[Rule] = []
         self._series: dict[str, Series] = {}
+        self._slowness = Slowness()
         self._tracks: dict[Key, Track] = {}
         self._silences: list[Silence] = []
         self._reported: dict[str, Condition] = {}
@@ -266,7 +268,8 @@ class OnCall:
         self._beat(now_s)
 
     def _count(self, readings: Readings, now_s: float) -> None:
-        for service, values in values_of(self._meters.totals(), readings.promises).items():
+        totals = self._meters.totals()
+        for service, values in values_of(totals, self._slowness.add(totals, readings.promises)).items():
             self._series_of(service, now_s).add(values, now_s=now_s)
 
     def _series_of(self, service: str, now_s: float) -> Series:

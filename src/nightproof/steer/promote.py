@@ -102,6 +102,12 @@ class Helm:
         promised = self._must_be_served(service)
         generation = self._registry.generation(service)
         release = self._judge_asked(service, asked)
+        if asked.way == "shadow" and promised.is_chat:
+            raise _refused(
+                f"{service} is a chat service: a shadow compares answers, and those of an LLM always differ.",
+                "Give it a share of the requests: --canary.",
+                422,
+            )
         if (busy := self._promoting.get(service)) is not None:
             raise _refused(
                 f"{busy[0]} is promoting {service} {busy[1]} right now.",

@@ -23,6 +23,8 @@ class Promised(msgspec.Struct, frozen=True, kw_only=True):
     latency_p99_ms: float | None
     has_subject: bool
     has_confidence: bool
+    is_chat: bool = False
+    """Its answers are somebody's LLM's: asked twice, it says two things."""
 
 
 class Stage(Protocol):

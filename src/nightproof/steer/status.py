@@ -10,9 +10,11 @@ from nightproof.audit.ledger import LedgerSnapshot
 from nightproof.base.ids import RUN_ID
 from nightproof.limits.limiter import LimiterSnapshot
 from nightproof.steer.shown import PartShown
+from nightproof.watch.chat_meters import ChatRecent
 from nightproof.watch.drift.watcher import DriftStatus
 from nightproof.watch.health import Component
 from nightproof.watch.meters import MetersSnapshot, RecentService
+from nightproof.watch.upstreams import UpstreamPicture
 from nightproof.workers.engine import EngineSnapshot
 
 
@@ -23,6 +25,19 @@ class DriftBrief(msgspec.Struct, frozen=True, kw_only=True):
     since: str
     features: list[str]
     why: str
+
+
+class UpstreamShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One upstream of a chat service."""
+
+    name: str
+    model: str
+    state: str
+    in_flight: int
+    limit: int
+    pause_s: float
+    trouble: str
+    last_failure: str
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +57,10 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Every loaded release with the part it plays."""
     recent: RecentService | None
     drift: DriftBrief | None
+    chat: ChatRecent | None = None
+    """Of a chat service that has been asked."""
+    upstreams: list[UpstreamShown] = []
+    """Of a chat service, in order of preference."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +95,8 @@ def service_status(
     parts: Sequence[PartShown],
     meters: MetersSnapshot,
     drift: DriftStatus | None = None,
+    chat: ChatRecent | None = None,
+    upstreams: Sequence[UpstreamPicture] = (),
 ) -> ServiceStatus:
     """Gather one service's status from its rooms' snapshots."""
     return ServiceStatus(
@@ -94,6 +115,20 @@ def service_status(
         drift=None
         if drift is None
         else DriftBrief(state=drift.state, since=drift.since, features=drift.features, why=drift.why),
+        chat=chat,
+        upstreams=[
+            UpstreamShown(
+                name=one.name,
+                model=one.model,
+                state=one.state,
+                in_flight=one.in_flight,
+                limit=one.limit,
+                pause_s=one.pause_s,
+                trouble=one.trouble,
+                last_failure=one.last_failure,
+            )
+            for one in upstreams
+        ],
     )
 
 

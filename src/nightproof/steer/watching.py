@@ -18,10 +18,11 @@ from nightproof.base.conditions import Condition
 from nightproof.limits.limiter import Limiter
 from nightproof.settings.settings import Settings
 from nightproof.storage.statefolder import StateFolder
+from nightproof.watch.families import counter, gauge
 from nightproof.watch.health import Component, Health, Thrift
 from nightproof.watch.history import History
 from nightproof.watch.log import log
-from nightproof.watch.meters import Meters, counter, gauge
+from nightproof.watch.meters import Meters
 from nightproof.watch.outputs import plan_of
 from nightproof.watch.resources import Resources
 from nightproof.watch.telemetry import Queue, Sender, choose, sampler_of

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from time import thread_time
 from typing import Any, Protocol
 
 import msgspec
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as TEXT_TYPE
 from prometheus_client.exposition import generate_latest as generate_text
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from nightproof.base.clock import monotonic_s
+from nightproof.watch.chat_meters import ChatMeters
+from nightproof.watch.families import Histogram, gauge, histograms
 from nightproof.watch.outputs import OutputCounts, OutputPlan
 from nightproof.watch.windows import FINE_BOUNDS_S, quantile
 
@@ -86,38 +88,6 @@ class ItemSeen(Protocol):
 
 
 _Ended = tuple[str, str, str, str, float, Sequence[tuple[str, int]], Sequence[ItemSeen]]
-
-
-class Histogram:
-    """Counts per bucket and a sum. `bounds` are upper bounds, rising; values above go to the last count."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    @classmethod
-    def of(cls, bounds: Sequence[float], counts: Sequence[int], total: float) -> Histogram:
-        """Make one of counts that somebody else keeps."""
-        made = cls(bounds)
-        made.counts, made.total = list(counts), total
-        return made
-
-    def cumulated(self) -> list[tuple[str, float]]:
-        """Return the buckets as Prometheus wants them."""
-        told, running = [], 0
-        for bound, count in zip(self.bounds, self.counts, strict=False):
-            running += count
-            told.append((repr(float(bound)), float(running)))
-        told.append(("+Inf", float(running + self.counts[-1])))
-        return told
 
 
 class _Second:
@@ -200,6 +170,8 @@ class Meters:
         self._stories: list[_Ended] = []
         """Ended requests that are not counted yet; every reader settles them first."""
         self._began_s = monotonic_s()
+        self.chat = ChatMeters()
+        """What is counted of chat services."""
 
     # -- what others tell ---------------------------------------------------------------------
 
@@ -335,6 +307,7 @@ class Meters:
     def tick(self) -> None:
         """Close a second: what has ended since the last call becomes part of the last minute."""
         self._settle()
+        self.chat.settle()
         began_s, now = thread_time(), monotonic_s()
         second = _Second(now)
         for key, count in self._requests.items():
@@ -438,7 +411,13 @@ class Meters:
     def families(self, gauges: Gauges) -> list[Metric]:
         """Return every metric family as it stands: the meters' own, and the rooms'."""
         self.look_into_outputs()
-        return [*self._families(), *self._output_families(), *self._own_families(), *gauges()]
+        return [
+            *self._families(),
+            *self._output_families(),
+            *self.chat.families(),
+            *self._own_families(),
+            *gauges(),
+        ]
 
     def _families(self) -> Iterator[Metric]:
         arrivals = CounterMetricFamily("nightproof_arrivals", "Requests that came in.")
@@ -452,17 +431,17 @@ class Meters:
         for labels, count in self._requests.items():
             requests.add_metric(list(labels), count)
         yield requests
-        yield _histogram(
+        yield histograms(
             "nightproof_request_duration_seconds", "From arrival to record.", ["service"], self._durations
         )
-        yield _histogram(
+        yield histograms(
             "nightproof_stage_duration_seconds", "Each stage's own time.", ["stage"], self._stages
         )
-        yield _histogram(
+        yield histograms(
             "nightproof_queue_wait_seconds", "Wait for a worker.", ["service"], self._queue_waits
         )
-        yield _histogram("nightproof_batch_size", "Records in a worker's batch.", ["service"], self._batches)
-        yield _histogram(
+        yield histograms("nightproof_batch_size", "Records in a worker's batch.", ["service"], self._batches)
+        yield histograms(
             "nightproof_confidence", "The model's own confidence.", ["service", "release"], self._confidence
         )
         findings = CounterMetricFamily(
@@ -498,8 +477,8 @@ class Meters:
                 told[service, release, field] = Histogram.of(bounds, places, total[0])
         labels = ["service", "release", "field"]
         yield values
-        yield _histogram("nightproof_output_number", "Numbers in answers.", labels, numbers)
-        yield _histogram(
+        yield histograms("nightproof_output_number", "Numbers in answers.", labels, numbers)
+        yield histograms(
             "nightproof_output_length", "Lengths of texts and lists in answers.", labels, lengths
         )
         yield gauge(
@@ -519,7 +498,7 @@ class Meters:
         own = CounterMetricFamily(
             "nightproof_watch_cost_seconds", "What watching itself has cost.", labels=["part"]
         )
-        for part, took_s in self._own_s.items():
+        for part, took_s in (*self._own_s.items(), ("chat", self.chat.cost_s)):
             own.add_metric([part], took_s)
         yield own
 
@@ -538,41 +517,6 @@ class _Families:
     def collect(self) -> Iterator[Metric]:
         """Return them (the registry's callback)."""
         yield from self._ready
-
-
-def gauge(name: str, meaning: str, values: Mapping[Any, float], labels: Sequence[str] = ()) -> Metric:
-    """Make a gauge family of values by label."""
-    family = GaugeMetricFamily(name, meaning, labels=list(labels))
-    for key, value in values.items():
-        family.add_metric(list(key), value)
-    return family
-
-
-def counter(name: str, meaning: str, values: Mapping[Any, float], labels: Sequence[str] = ()) -> Metric:
-    """Make a counter family of values by label; `_total` is added to its name where it is written."""
-    family = CounterMetricFamily(name, meaning, labels=list(labels))
-    for key, value in values.items():
-        family.add_metric(list(key), value)
-    return family
-
-
-def histogram_of(
-    name: str, meaning: str, bounds: Sequence[float], counts: Sequence[int], total: float
-) -> Metric:
-    """Make a histogram family of counts that a room keeps itself."""
-    kept = Histogram.of(bounds, counts, total)
-    family = HistogramMetricFamily(name, meaning)
-    family.add_metric([], kept.cumulated(), kept.total)
-    return family
-
-
-def _histogram(name: str, meaning: str, labels: list[str], values: dict[Any, Histogram]) -> Metric:
-    family = HistogramMetricFamily(name, meaning, labels=labels)
-    for key, histogram in values.items():
-        family.add_metric(
-            [key] if isinstance(key, str) else list(key), histogram.cumulated(), histogram.total
-        )
-    return family
 
 
 def _ms(value_s: float | None) -> float | None:

@@ -3,12 +3,13 @@
 A thread of its own takes traces from the queue, makes spans of them and hands them to OpenTelemetry's exporter;
 the event loop never waits for it. Spans are made after the fact, from the times that the request's story has:
 one per request, one per stage, one per record in a worker, and one per batch in a trace of its own, linked with
-the records that were in it. Promises: no redirect is followed, an export ends after its timeout, a failed one
-costs what was in it.
+the records that were in it; of a chat one per try at an upstream, by the conventions for generative AI.
+Promises: no redirect is followed, an export ends after its timeout, a failed one costs what was in it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import random
@@ -29,12 +30,17 @@ from prometheus_client import Metric
 
 from nightproof.base.clock import monotonic_s, utc_us
 from nightproof.base.ids import RUN_ID
+from nightproof.watch import genai
 from nightproof.watch.telemetry import Queue, Trace
 
 _EVERY_S = 1.0
 _BATCH = 200
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_ROUTES = {"native": "/services/{service}/predict", "oip": "/v2/models/{model}/infer"}
+_ROUTES = {
+    "native": "/services/{service}/predict",
+    "oip": "/v2/models/{model}/infer",
+    "openai": "/v1/chat/completions",
+}
 _CUMULATIVE = otel_metrics.AggregationTemporality.CUMULATIVE
 _METRIC_EVERY_MS = 60_000
 _BATCHES_KNOWN = 5_000
@@ -146,10 +152,11 @@ def spans_of(
     """Make the spans of some traces, and one more for each batch of theirs that was not told of before."""
     made: list[ReadableSpan] = []
     batches: dict[tuple[int, float], list[tuple[ReadableSpan, Trace]]] = {}
+    upstreams = InstrumentationScope(f"{scope.name}.upstreams", scope.version, genai.SCHEMA_URL)
 
     def span(name: str, trace: Trace, span_id: int, parent: SpanContext | None, began_us: int, took_us: int,
              attributes: dict[str, Any], *, kind: SpanKind = SpanKind.INTERNAL, failure: str = "",
-             links: Sequence[Link] = ()) -> ReadableSpan:  # fmt: skip
+             links: Sequence[Link] = (), within: InstrumentationScope = scope) -> ReadableSpan:  # fmt: skip
         state = TraceState.from_header([trace.state]) if trace.state else None
         one = ReadableSpan(
             name,
@@ -162,7 +169,7 @@ def spans_of(
             status=Status(StatusCode.ERROR if failure else StatusCode.UNSET),
             start_time=began_us * 1_000,
             end_time=(began_us + max(1, took_us)) * 1_000,
-            instrumentation_scope=scope,
+            instrumentation_scope=within,
         )
         made.append(one)
         return one
@@ -205,6 +212,12 @@ def spans_of(
                     )  # fmt: skip
                     batches.setdefault(key, []).append((mine, trace))
             at_us += took_us
+        for attempt in trace.attempts:
+            span(
+                genai.span_name(attempt), trace, _new_id(), root.context, attempt.began_us, attempt.duration_us,
+                genai.attributes_of(attempt, trace.service),
+                kind=SpanKind.CLIENT, failure=attempt.failure, within=upstreams,
+            )  # fmt: skip
     for key, members in batches.items():
         if key not in told:
             told[key] = None
@@ -260,15 +273,48 @@ def metrics_of(
     began_ns: int,
     now_ns: int,
 ) -> otel_metrics.MetricsData:
-    """Say the same as `/metrics`, under the same names, in OpenTelemetry's form."""
+    """Say the same as `/metrics`, under the same names, in OpenTelemetry's form.
+
+    What the conventions for generative AI have a name for is said once more, by theirs.
+    """
+    families = list(families)
     told = [
         otel_metrics.Metric(_name(family), family.documentation, _unit(family.name), data)
         for family in families
         if family.samples and (data := _data(family, began_ns, now_ns)) is not None
     ]
-    return otel_metrics.MetricsData(
-        [otel_metrics.ResourceMetrics(resource, [otel_metrics.ScopeMetrics(scope, told, "")], "")]
-    )
+    scopes = [otel_metrics.ScopeMetrics(scope, told, "")]
+    if by_convention := _genai_metrics(families, began_ns, now_ns):
+        upstreams = InstrumentationScope(f"{scope.name}.upstreams", scope.version, genai.SCHEMA_URL)
+        scopes.append(otel_metrics.ScopeMetrics(upstreams, by_convention, genai.SCHEMA_URL))
+    return otel_metrics.MetricsData([otel_metrics.ResourceMetrics(resource, scopes, "")])
+
+
+def _genai_metrics(families: Sequence[Metric], began_ns: int, now_ns: int) -> list[otel_metrics.Metric]:
+    """Say our histograms of upstreams by the names of the conventions, with who and where the upstream is."""
+    endpoints = {
+        (labels["service"], labels["upstream"]): genai.Endpoint(
+            labels["provider"] or genai.OTHER_PROVIDER, labels["address"], int(labels["port"] or 0)
+        )
+        for family in families
+        if family.name == "nightproof_upstream_info"
+        for labels in (sample.labels for sample in family.samples)
+    }
+    told = []
+    for family in families:
+        if family.name not in genai.METRICS or not family.samples:
+            continue
+        name, unit = genai.METRICS[family.name]
+        points = []
+        for point in _histogram_points(family, began_ns, now_ns):
+            labels = {label: str(value) for label, value in (point.attributes or {}).items()}
+            endpoint = endpoints.get((labels["service"], labels["upstream"]), genai.Endpoint())
+            attributes = genai.metric_attributes(labels, endpoint)
+            points.append(dataclasses.replace(point, attributes=attributes))
+        told.append(
+            otel_metrics.Metric(name, family.documentation, unit, otel_metrics.Histogram(points, _CUMULATIVE))
+        )
+    return told
 
 
 def _name(family: Metric) -> str:

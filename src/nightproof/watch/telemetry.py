@@ -68,6 +68,24 @@ class ItemTrace(NamedTuple):
     failure: str
 
 
+class AttemptTrace(NamedTuple):
+    """One try of a chat at an upstream."""
+
+    upstream: str
+    endpoint: tuple[str, str, int]
+    """Provider, host and port."""
+    request_model: str
+    response_model: str
+    began_us: int
+    """On the wall clock."""
+    duration_us: int
+    first_token_us: int
+    failure: str
+    input_tokens: int
+    output_tokens: int
+    finish_reason: str
+
+
 class Trace(NamedTuple):
     """One request, as names and numbers."""
 
@@ -85,6 +103,7 @@ class Trace(NamedTuple):
     stages_us: tuple[tuple[str, int], ...]
     items: tuple[ItemTrace, ...]
     records: int
+    attempts: tuple[AttemptTrace, ...] = ()
 
 
 class Budget:

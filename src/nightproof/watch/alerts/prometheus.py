@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from nightproof.base.failures import CATALOGUE, alert_share
+from nightproof.base.alerting import alert_share
+from nightproof.base.failures import CATALOGUE
 from nightproof.watch.alerts.counts import bucket_of
 from nightproof.watch.alerts.rules import BURNS, Promise, Rule, rules_of
 from nightproof.watch.meters import DURATION_BUCKETS_S

@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from nightproof.base.failures import CATALOGUE, alert_share
+from nightproof.base.alerting import alert_share
+from nightproof.base.failures import CATALOGUE
 
 Severity = Literal["page", "ticket"]
 Key = tuple[str, str, str]

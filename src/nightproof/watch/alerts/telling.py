@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from nightproof.base.failures import CAUSES
+from nightproof.base.alerting import CAUSES
 from nightproof.watch.alerts.machine import Alert, Track, Tracks, Transition
 from nightproof.watch.alerts.rules import Key
 
