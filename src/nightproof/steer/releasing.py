@@ -18,7 +18,7 @@ import msgspec
 from nightproof.base.clock import iso_us, utc_us
 from nightproof.base.errors import DeclarationError, NightproofError, StateError
 from nightproof.declare.describe import Description
-from nightproof.releases import gate, keeping, signing
+from nightproof.releases import chat_changes, gate, keeping, signing
 from nightproof.releases.gate import Finding, Policy
 from nightproof.releases.manifest import (
     MOST_FILES,
@@ -209,7 +209,7 @@ class Releasing:
             except NightproofError as error:
                 text = f"The live {live.label} cannot be compared with: {error.text}"
                 return [*found, Finding("evidence", "", text)]
-            found += examine.compared(live.label, (facts.input_schema, facts.output_schema), described)
+            found += examine.compared(live.label, facts, described)
         return found
 
     async def _decide(
@@ -514,6 +514,7 @@ class Releasing:
             "made": facts.made,
             "made_by": facts.made_by,
             "reason": facts.reason,
+            "asks": chat_changes.asks(facts.chat),
             "versions": facts.versions,
             "bytes": signed.manifest.size_bytes,
             "trouble": "",
