@@ -541,3 +541,24 @@ def test_a_canary_whose_workers_all_answer_golden_cases_wrongly_is_taken_back(st
         "1.1 was taken back; 1.0 is live: every worker answers a golden case wrongly"
     )
     assert (kept["id"], kept["why"]) == (alert["id"], alert["why"]), "a restart is no end of it"
+
+
+def test_the_files_of_a_release_that_loads_are_not_collected_under_it(state: Path):
+    release_of(state, "1.0", live=True)
+    digest = release_of(state, "1.1", load_s=2.0)
+    few = ["--set", "releases.keep_newest=1", "--set", "releases.keep_days=0"]
+    release_of(state, "1.2")
+
+    with (
+        serving(folder_of(state, "1.0"), state, *few, service="steps") as served,
+        ThreadPoolExecutor(1) as other,
+    ):
+        children = start_pids(served)
+        promoting = other.submit(promote, served, "1.1")
+        served.wait_until(lambda: start_pids(served) > children)
+        collected = served.operate("POST", "/admin/releases/collect", {})
+        promoted = promoting.result()
+        there = (state / "bundles" / digest).is_dir()
+
+    assert collected.status_code == promoted.status_code == 200
+    assert there
