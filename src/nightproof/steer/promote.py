@@ -673,10 +673,12 @@ class Helm:
     def _begin_probation(
         self, service: str, watch: _Watch, promised: Promised, before: tuple[int, int], age_s: float
     ) -> None:
+        limit_ms = promised.latency_p99_ms
         watch.terms = terms_of(
             availability=promised.availability,
-            latency_p99_ms=promised.latency_p99_ms,
+            latency_p99_ms=limit_ms,
             before=before,
+            slow_before=(0, 0) if limit_ms is None else self._stage.slow_before(service, limit_ms / 1_000),
             false_alarm=self._settings.probation_false_alarm,
             for_s=self._settings.probation_s,
         )
