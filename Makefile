@@ -21,7 +21,7 @@ serve: setup
 	$(BIN)/nightproof serve examples/credit
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not soak' $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not soak' $(ARGS)
 
 soak: setup
 	$(BIN)/python -m pytest -m soak --timeout=3600 $(ARGS)

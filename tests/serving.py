@@ -72,7 +72,7 @@ def run_nightproof(
     *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None, is_cold: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end: `is_cold` in an interpreter of its own, else in one that has begun."""
-    if is_cold or any(map(_AS_STARTED.match, env or {})):
+    if is_cold or arguments[0] == "serve" or any(map(_AS_STARTED.match, env or {})):
         return subprocess.run(
             [sys.executable, "-m", "nightproof", *arguments],
             capture_output=True, text=True, timeout=60, cwd=cwd, env={**os.environ, **(env or {})}, check=False,

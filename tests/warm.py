@@ -2,12 +2,12 @@
 
 A command costs a third of a second of imports and a few milliseconds of work, and tests run more than a thousand of
 them. Each still is a process of its own, with its own arguments, environment, working folder, pipes and exit code;
-only its imports are done before it begins. Commands that begin cold, as an operator does, are in `test_cli.py`
-and `tests/docs/test_readme.py`: there every verb is run so.
+only its imports are done before it begins. `tests/docs/test_runbook_commands.py` runs each verb once as an operator's
+shell does, cold; a server always begins so.
 
 Started once for each pytest process by `tests.serving`, and ends with it: it reads its standard input to the end.
-Run as `python -m tests.warm NAME` it serves on that abstract socket; as `python tests/warm.py ARGUMENTS` it is what a
-shell finds under the name `nightproof` in a test, and asks the process that `WARM_NIGHTPROOF` names.
+Run as `python -m tests.warm --serve NAME` it serves on that abstract socket; as `python tests/warm.py ARGUMENTS` it is
+what a shell finds under the name `nightproof` in a test, and asks the process that `WARM_NIGHTPROOF` names.
 """
 
 from __future__ import annotations

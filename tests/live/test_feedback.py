@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving import ROOT, Served, make_key, run_nightproof, serving
+from tests.loans import CREDIT, light_credit
+from tests.serving import Served, make_key, run_nightproof, serving
 
-CREDIT = ROOT / "examples" / "credit"
 NOBODYS = "1a20b7f1725-7600db6a5c948393f349"
 
 
@@ -236,14 +236,14 @@ def test_labels_are_sealed_and_go_with_the_person_they_are_about(tmp_path: Path)
 
 
 def test_a_restart_keeps_labels_and_what_is_known_of_sources(tmp_path: Path):
-    flags = ("--set", "drift.watch=false")
-    with serving(CREDIT, tmp_path / "state", *flags, service="credit") as served:
+    folder, flags = light_credit(tmp_path), ("--set", "drift.watch=false")
+    with serving(folder, tmp_path / "state", *flags, service="credit") as served:
         told = served.predict(served.example).json()
         body = {"id": told["id"], "label": {"approve": told["output"]["approve"]}}
         label(served, body)
         key = served.key
 
-    with serving(CREDIT, tmp_path / "state", *flags, service="credit") as served:
+    with serving(folder, tmp_path / "state", *flags, service="credit") as served:
         again = label(served, body, key).json()
         found = quality(served)
 
