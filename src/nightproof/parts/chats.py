@@ -27,6 +27,9 @@ from nightproof.watch.log import log
 from nightproof.watch.upstreams import UpstreamPicture
 
 if TYPE_CHECKING:
+    from nightproof.checks.leaving import CompiledRules
+    from nightproof.checks.prompt_shadow import PromptShadow
+    from nightproof.pipeline.upstreams import Upstreams
     from nightproof.workers.upstream.command import Command
 
 _NO_EXTRA = "Install the extra: pip install 'nightproof[chat]'."
@@ -52,22 +55,16 @@ class Chats:
         chat = description.chat
         if chat is None:
             return None
-        try:
-            from nightproof.checks.canary import PromptShadow
-            from nightproof.checks.leaving import CompiledRules
-            from nightproof.pipeline.upstreams import Upstreams
-        except ImportError as error:
-            raise DeclarationError(f"Chat services need {error.name}.", hint=_NO_EXTRA) from error
+        # Off the loop: what is loaded and compiled here takes a good part of a second, and others are served meanwhile.
+        rules, shadow, upstreams = await asyncio.to_thread(_compiled, chat)
         await self._open_store()
         if self._house.upstreams is None:
-            self._house.upstreams = Upstreams(Deadlines())
+            self._house.upstreams = upstreams
         commands = self._commands_of(chat, folder, description.service)
         addresses = _Addresses(commands)
         chain = self._house.upstreams.chain(chat, addresses)
         self._commands[id(chain)] = commands
-        release = ChatRelease(
-            description=chat, chain=chain, rules=CompiledRules(chat.output), shadow=PromptShadow(chat.prompt)
-        )
+        release = ChatRelease(description=chat, chain=chain, rules=rules, shadow=shadow)
         try:
             await asyncio.gather(*(one.start() for one in commands.values()))
         except BaseException:
@@ -174,6 +171,19 @@ class Chats:
 
     def __repr__(self) -> str:
         return f"<Chats of {len(self._commands)} releases>"
+
+
+def _compiled(chat: ChatDescription) -> tuple[CompiledRules, PromptShadow, Upstreams]:
+    """Load what chat services need, and compile a release's rules."""
+    try:
+        from nightproof.checks.leaving import CompiledRules
+        from nightproof.checks.prompt_shadow import PromptShadow
+        from nightproof.checks.text import personal, secrets
+        from nightproof.pipeline.upstreams import Upstreams
+    except ImportError as error:
+        raise DeclarationError(f"Chat services need {error.name}.", hint=_NO_EXTRA) from error
+    rules = CompiledRules(chat.output, secrets=secrets.patterns(), personal=personal.patterns())
+    return rules, PromptShadow(chat.prompt), Upstreams(Deadlines())
 
 
 class _Addresses(Mapping[str, str]):
