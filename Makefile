@@ -11,7 +11,7 @@ setup: $(STAMP) examples/credit/artifacts/model.joblib
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sklearn,onnx,mlflow,postgres,parquet,otel,notify,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[chat,sklearn,onnx,mlflow,postgres,parquet,otel,notify,dev]'
 	touch $@
 
 examples/credit/artifacts/model.joblib: $(STAMP) examples/credit/train.py examples/credit/service.py
@@ -21,7 +21,7 @@ serve: setup
 	$(BIN)/nightproof serve examples/credit
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not soak' $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not soak' $(ARGS)
 
 soak: setup
 	$(BIN)/python -m pytest -m soak --timeout=3600 $(ARGS)
@@ -36,4 +36,4 @@ lint: setup
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) .nightproof examples/*/artifacts examples/*/golden.jsonl examples/*/reference.parquet
+	rm -rf $(VENV) .nightproof examples/credit/artifacts examples/credit/golden.jsonl examples/credit/reference.parquet

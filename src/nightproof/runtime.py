@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import orjson
 from prometheus_client import Metric
 
 from nightproof import __version__
@@ -25,6 +26,7 @@ from nightproof.base.ids import RequestIds
 from nightproof.base.values import Caller, Reply
 from nightproof.declare.folder import read_golden
 from nightproof.limits.limiter import Limiter
+from nightproof.parts.chats import Chats
 from nightproof.parts.services import Services
 from nightproof.pipeline.house import House, RecordedReply
 from nightproof.pipeline.record import REST, WHOLE
@@ -38,6 +40,7 @@ from nightproof.steer.from_folder import Differing
 from nightproof.steer.intake import Intakes
 from nightproof.steer.oncall import OnCall
 from nightproof.steer.promote import Helm
+from nightproof.steer.recovery import unfinished_streams
 from nightproof.steer.releasing import Releasing
 from nightproof.steer.replay import Replays
 from nightproof.steer.runbook import Present
@@ -161,6 +164,7 @@ class Runtime:
             certificate_days=certificate_days,
         )
 
+        self.chats = Chats(state, self.house, observe=self._observe)
         self.services = Services(
             settings,
             state,
@@ -169,6 +173,7 @@ class Runtime:
             quarantine=self.quarantine,
             comparisons=self.comparisons,
             releasing=self.releasing,
+            chats=self.chats,
             happened=self._happened,
             begin=self.begin,
         )
@@ -188,6 +193,7 @@ class Runtime:
             settings.promotion,
             load=self.services.load_beside,
             is_busy=self.services.is_busy,
+            is_chat=self.services.is_chat,
             sensitive_of=self.archive.sensitive_of,
             begin=self.begin,
         )
@@ -202,6 +208,7 @@ class Runtime:
             certificate_days=certificate_days,
             began_s=self._began_s,
         )
+        self.rooms.upstreams, self.rooms.budgets = self.chats.pictures, self.chats.budgets_left
         self.healths.ask_also(self.rooms.upstream_health)
         self.on_call = OnCall(
             settings,
@@ -293,8 +300,17 @@ class Runtime:
                 "recovery",
                 last_seq=ledger.snapshot().last_seq,
                 why="the last run did not end with a stop",
+                **await self._left_open(),
             )
         await note(ledger, ids, "start", version=__version__, pid=os.getpid(), unclean=self._was_unclean)
+
+    async def _left_open(self) -> dict[str, list[str]]:
+        """Name the streams that the last run had begun and not ended; nothing where there are none."""
+        if self._reader is None:
+            return {}
+        async with self._reading:
+            streams = await asyncio.to_thread(unfinished_streams, self._reader)
+        return {"unfinished": streams} if streams else {}
 
     def _inside(self) -> int:
         """Count the requests that have arrived and not ended."""
@@ -356,6 +372,9 @@ class Runtime:
         detail = f"it ended by {why}; another one took over what it held"
         self._happened.note("audit_writer_lost", detail=detail, now_s=monotonic_s())
         log("audit_writer_lost", level="error", why=why)
+
+    def _observe(self, event: str, **named: Any) -> None:
+        self.services.observe(event, **named)
 
     def _storage_low(self, is_low: bool) -> None:
         self.house.storage_low = is_low
@@ -450,6 +469,7 @@ class Runtime:
                 if now - kept_s > _KEEP_EVERY_S:
                     kept_s = now
                     await self.services.keep_shadows()
+                    await self.chats.keep()
                     if self.helm.has_unrecorded():
                         self.begin(self.helm.record_history())
                 if not self.house.starting:
@@ -587,13 +607,17 @@ class Runtime:
         served = self.house.services.get(service)
         return None if served is None else served.live.engine
 
-    def first_golden_input(self, service: str) -> str | None:
-        """Return the first golden input of the live release as JSON, for people to try; None if there is none."""
+    def example_call(self, service: str) -> tuple[str, str] | None:
+        """Return a path and a body for people to try, from the golden cases; None if there are none."""
         served = self.house.services.get(service)
         if served is None:
             return None
+        chat = served.live.engine.description.chat
+        if chat is not None and not chat.is_typed:
+            asked = {"model": service, "messages": [{"role": "user", "content": "What can you do for me?"}]}
+            return "/v1/chat/completions", orjson.dumps(asked).decode()
         cases = read_golden(self.state.bundles / served.live.digest, utc_now())
-        return cases[0].input.decode() if cases else None
+        return (f"/services/{service}/predict", cases[0].input.decode()) if cases else None
 
     def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]:
         """Return `/metrics` and its content type; asked for more often than is good, the last one again."""

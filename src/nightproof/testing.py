@@ -30,12 +30,14 @@ from nightproof.audit.vault import Vault
 from nightproof.audit.writer import LogWriter
 from nightproof.audit.writing import OpenLog
 from nightproof.base.clock import monotonic_s, utc_us
-from nightproof.base.errors import FieldError
+from nightproof.base.errors import DeclarationError, FieldError
 from nightproof.base.ids import RequestIds
 from nightproof.base.roles import Role
 from nightproof.base.values import Caller, Reply
+from nightproof.checks.chat_tasks import InputVerdict, OutputVerdict
 from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
+from nightproof.declare.chat import ChatService
 from nightproof.declare.describe import Description, describe
 from nightproof.declare.folder import load_service
 from nightproof.limits.limiter import Limiter
@@ -47,12 +49,14 @@ from nightproof.settings.settings import Settings
 from nightproof.storage.ledger_rows import Checkpoint, Head, Row, Tile
 from nightproof.storage.vault_store import Epoch, WrappedKey
 from nightproof.watch.meters import Meters
+from nightproof.workers.chat_child import LoadedChat
+from nightproof.workers.chat_golden import task_of
 from nightproof.workers.child import LoadedService
 from nightproof.workers.decide import Forecast
 from nightproof.workers.engine import EngineSnapshot, Job, Outcome
 from nightproof.workers.line import tell
 
-__all__ = ["Answered", "MemoryLedgerStore", "ScriptedEngine", "answer", "house_of"]
+__all__ = ["Answered", "MemoryLedgerStore", "ScriptedEngine", "answer", "house_of", "look_at"]
 
 Script = Callable[[Job], Outcome | None]
 _KEY = "any token is this key"
@@ -77,6 +81,8 @@ def answer(folder: Path | str, records: Iterable[Any]) -> list[Answered]:
     """
     path = Path(folder).resolve()
     service = load_service(path)
+    if isinstance(service, ChatService):
+        raise DeclarationError(f"{path} declares a chat service.", hint="Use nightproof.testing.look_at.")
     description = describe(service, path)
     loaded = LoadedService(service, path, output_most_bytes=1 << 20)
 
@@ -95,6 +101,21 @@ def answer(folder: Path | str, records: Iterable[Any]) -> list[Answered]:
             await house.ledger.stop()
 
     return asyncio.run(ask_all())
+
+
+def look_at(folder: Path | str, inputs: Iterable[dict[str, Any]]) -> list[InputVerdict | OutputVerdict]:
+    """Load a chat service's folder in this process, and say what its checks say of inputs and answers.
+
+    An input is written as in a golden case: `{"messages": […]}`, or with `"answer"` what a model might have said to
+    them; of a typed service the record itself, or `{"record": …, "answer": …}`. No upstream is asked.
+    """
+    path = Path(folder).resolve()
+    service = load_service(path)
+    if not isinstance(service, ChatService):
+        raise DeclarationError(f"{path} declares no chat service.", hint="Use nightproof.testing.answer.")
+    loaded = LoadedChat(service, path, describe(service, path))
+    tasks = [task_of(one, service.input, boundary=RequestIds().draw()) for one in inputs]
+    return [loaded.look_at(task) for task in tasks]
 
 
 class ScriptedEngine:

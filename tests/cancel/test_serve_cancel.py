@@ -24,6 +24,8 @@ from nightproof.pipeline.house import House
 from nightproof.pipeline.record import record_abandoned
 from nightproof.pipeline.serve import serve
 from nightproof.pipeline.story import Arrival, Decoded, Story
+from nightproof.settings.settings import LedgerSettings, Settings
+from nightproof.steer.tick import flush_summaries
 from nightproof.storage.ledger_rows import Row
 from nightproof.storage.sqlite import StorageUnavailable
 from nightproof.testing import MemoryLedgerStore, ScriptedEngine, house_of
@@ -352,3 +354,42 @@ def test_left_while_the_ledger_is_closed_it_is_counted_into_a_summary():
 
     assert endings == {"abandoned": 1}
     assert counted == 1
+
+
+@pytest.mark.parametrize("fault", [None, full()], ids=["it commits", "it is full"])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_commit_that_stood_still_is_in_the_books_once_whatever_becomes_of_it(
+    fault: Exception | None, leaves: bool
+):
+    async def run() -> Books:
+        stage = Stage(Case(faults=(fault,)))
+        settings = Settings(ledger=LedgerSettings(commit_slow_s=0.3))
+        stage.house = house_of(stage.engine, stage.store, settings=settings)
+        await stage.house.ledger.start()
+        task = asyncio.create_task(serve(stage.arrival(), stage.house))
+        if leaves:
+            await after(TURNS)(stage)
+            task.cancel()
+            await asyncio.wait([task])
+        while stage.house.ledger.snapshot().state == "open":
+            await asyncio.sleep(0.01)
+        if not leaves:
+            assert (await task).failure == "audit_outcome_unknown"
+        return await stage.rest()
+
+    check(asyncio.run(run()))
+
+
+def test_a_summary_whose_commit_stood_still_is_written_once():
+    async def run() -> tuple[int, int]:
+        store = GatedStore([])
+        settings = Settings(ledger=LedgerSettings(commit_slow_s=0.3))
+        house = house_of(ScriptedEngine(described(), lambda job: None), store, settings=settings)
+        await house.ledger.start()
+        house.summaries["overloaded", "double", "key"] = 300
+        await flush_summaries(house.summaries, house.ledger, house.ids)
+        store.gate.set()
+        await house.ledger.stop()
+        return len(store.rows), sum(house.summaries.values())
+
+    assert asyncio.run(run()) == (1, 0)

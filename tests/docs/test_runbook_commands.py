@@ -38,8 +38,11 @@ from tests.serving import (
     run_nightproof,
     serving,
     wait_until,
+    warm,
 )
+from tests.warm import NAMED_BY
 
+WARM_BIN = ROOT / "tests" / "material" / "warm"
 RUNBOOKS = ROOT / "src" / "nightproof" / "runbooks"
 # Of `witness_refused`, `content_unreadable`, `watch_blind`, `shutting_down`, `canary_worse`, `canary_undecided`,
 # `release_unsigned`, `release_damaged`, `release_incompatible` and what ends the server (`audit_outcome_unknown`,
@@ -86,6 +89,9 @@ MAY_SAY_BAD = re.compile(r"nightproof (status|alerts|drift|feedback|replay|audit
 """Verbs whose exit code 1 is an answer: the thing asked about is bad."""
 
 
+_begun_cold: set[str] = set()
+
+
 @dataclass
 class Made:
     """A server, or what is left of one, in a state that runbooks are about."""
@@ -109,9 +115,12 @@ def block_commands(page: str, section: str) -> list[str]:
 
 
 def run(command: str, made: Made) -> subprocess.CompletedProcess[str]:
-    """Run a line as somebody pastes it into a shell."""
+    """Run a line as somebody pastes it into a shell: each verb once as it is, then on the warm command line."""
+    verb = " ".join(word for word in command.split()[:3] if word.isalpha())
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "NIGHTPROOF_STATE": str(made.state), **made.env}
+    path = f"{WARM_BIN}:{path}" if verb in _begun_cold else path
+    _begun_cold.add(verb)
+    env = {**os.environ, "PATH": path, NAMED_BY: warm(), "NIGHTPROOF_STATE": str(made.state), **made.env}
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         capture_output=True, text=True, timeout=60, env=env, cwd=made.state.parent, check=False,
@@ -178,7 +187,7 @@ def misuse(served: Served) -> None:
     ask({"x": 1}, idempotency_key="one")
     ask({"x": 2}, idempotency_key="one")
     ask({"x": 1, "ms": 300}, x_request_timeout_ms="60")
-    narrow = make_key(served.state, "predict", "--service", "elsewhere")
+    narrow = make_key(served.state, services=["elsewhere"])
     for _ in range(2):
         post(path, json={"x": 1}, headers={"authorization": f"Bearer {narrow}"})
     body = json.dumps({"x": 1, "ms": 350}).encode()
@@ -256,7 +265,7 @@ def dead(folder: Path) -> Iterator[Made]:
     """Serve a model that answers its golden cases wrongly, until nothing is left."""
     place = folder / "tmp"
     place.mkdir()
-    flags = ("--set", "workers.golden_every_s=0.5")
+    flags = ("--set", "workers.golden_every_s=0.5", "--set", "workers.backoff_most_s=0.3")
     with serving("moody", folder / "state", *flags, env={"TMPDIR": str(place)}) as served:
         (place / "mood").write_text("wrong")
         wait_until(lambda: served.client.get("/readyz").status_code == 503, within_s=30)

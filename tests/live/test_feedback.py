@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving import ROOT, Served, make_key, run_nightproof, serving
+from tests.loans import CREDIT, light_credit
+from tests.serving import Served, make_key, run_nightproof, serving
 
-CREDIT = ROOT / "examples" / "credit"
 NOBODYS = "1a20b7f1725-7600db6a5c948393f349"
 
 
@@ -121,7 +121,7 @@ def test_a_list_has_a_result_for_each_label(served: Served):
 def test_flipped_labels_are_set_aside_with_those_before_them_until_an_operator_decides(served: Served):
     """An honest source sets what is usual; then another gives the opposite of what is right."""
     chance = random.Random(3)
-    honest, liar = make_key(served.state, "predict", "--name", "honest"), make_key(served.state)
+    honest, liar = make_key(served.state, name="honest"), make_key(served.state)
     liar_id = ""
     for _ in range(4):
         rows = ask(served, 40, chance, honest)
@@ -236,14 +236,14 @@ def test_labels_are_sealed_and_go_with_the_person_they_are_about(tmp_path: Path)
 
 
 def test_a_restart_keeps_labels_and_what_is_known_of_sources(tmp_path: Path):
-    flags = ("--set", "drift.watch=false")
-    with serving(CREDIT, tmp_path / "state", *flags, service="credit") as served:
+    folder, flags = light_credit(tmp_path), ("--set", "drift.watch=false")
+    with serving(folder, tmp_path / "state", *flags, service="credit") as served:
         told = served.predict(served.example).json()
         body = {"id": told["id"], "label": {"approve": told["output"]["approve"]}}
         label(served, body)
         key = served.key
 
-    with serving(CREDIT, tmp_path / "state", *flags, service="credit") as served:
+    with serving(folder, tmp_path / "state", *flags, service="credit") as served:
         again = label(served, body, key).json()
         found = quality(served)
 

@@ -168,3 +168,30 @@ def test_a_shadow_answers_nobody_and_tells_what_it_would_have(state: Path):
     assert 0.35 < found["newly_failing"] / found["compared"] < 0.65
     assert {example["input"]["group"] for example in report["examples"]} == {"b"}
     assert (ended.status_code, ended.json()["act"]) == (200, "withdrawn")
+
+
+def test_labels_are_no_requests_for_a_shadow_or_a_replay(state: Path):
+    """What brings labels has a record as any request has; no release is asked what it would have said to it."""
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.2", by="1.0")
+
+    with serving(folder_of(state, "1.0"), state, service="steps") as served:
+        served.operate("POST", f"{ADMIN}/promote", {"version": "1.2", "way": "shadow"})
+        for number in range(10):
+            told = served.predict({"x": number}).json()
+            label = {"id": told["id"], "label": {"approve": told["output"]["approve"]}}
+            assert served.client.post("/services/steps/feedback", json=label).status_code == 200
+        served.wait_until(
+            lambda: served.operate("POST", f"{ADMIN}/shadow", {}).json()["comparison"]["compared"] >= 1
+        )
+        ended = served.operate("POST", f"{ADMIN}/rollback", {})
+        wait_until(lambda: served.operate("POST", f"{ADMIN}/shadow", {}).json()["done"] >= 1)
+        shadow = served.operate("POST", f"{ADMIN}/shadow", {}).json()["comparison"]
+        _, report = replayed(served, "--to", "1.2", "--last", "10")
+
+    assert ended.json()["act"] == "withdrawn"
+    assert (shadow["newly_failing"], shadow["failures"]) == (0, {})
+    assert set(shadow["groups"]) == {"caller", "x"}
+    found = report["comparison"]
+    assert (report["done"], found["compared"], found["skipped"]) == (10, 10, 0), "ten predictions, ten labels"
+    assert found["newly_failing"] == 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 
+import msgspec
 import pytest
 
 from nightproof.base.alerting import CAUSES
 from nightproof.base.conditions import Condition
 from nightproof.base.failures import CATALOGUE
-from nightproof.watch.alerts.counts import Series, bucket_of, values_of
+from nightproof.watch.alerts.counts import Series, Slowness, bucket_of, values_of
 from nightproof.watch.alerts.judge import Verdict, judge, tail
 from nightproof.watch.alerts.rules import Promise, Rule, rules_of
 from nightproof.watch.meters import DURATION_BUCKETS_S, Totals
@@ -115,9 +116,39 @@ def test_the_latency_objective_counts_what_lies_above_the_first_bucket_that_reac
     counts[bucket_of(250, DURATION_BUCKETS_S) + 1] = 10
     totals = Totals(requests={("loans", "r1", "answered", ""): 100}, told_durations={"loans": counts})
 
-    values = values_of(totals, [PROMISE])["loans"]
+    values = values_of(totals, Slowness().add(totals, [PROMISE]))["loans"]
 
     assert (values["timed"], values["slow"]) == (100, 10)
+
+
+def durations(*, fast: int, medium: int) -> Totals:
+    """Return totals with requests of up to 250 ms, and some of up to 500 ms."""
+    counts = [0] * (len(DURATION_BUCKETS_S) + 1)
+    counts[bucket_of(250, DURATION_BUCKETS_S)], counts[bucket_of(500, DURATION_BUCKETS_S)] = fast, medium
+    return Totals(told_durations={"loans": counts})
+
+
+def test_a_release_that_promises_more_is_not_held_to_what_was_answered_before_it():
+    loose, strict = (msgspec.structs.replace(PROMISE, latency_p99_ms=limit_ms) for limit_ms in (500.0, 250.0))
+    slowness, series = Slowness(), Series(now_s=0.0)
+
+    for second in range(1, 401):
+        totals = durations(fast=second * 100, medium=min(second, 300) * 50)
+        promise = loose if second <= 300 else strict
+        series.add(values_of(totals, slowness.add(totals, [promise]))["loans"], now_s=float(second))
+
+    assert series.window(300.0).get("timed") > 0
+    assert series.window(300.0).get("slow") == 0
+
+
+def test_a_first_promise_of_latency_holds_from_when_it_is_made():
+    none = msgspec.structs.replace(PROMISE, latency_p99_ms=None)
+    slowness = Slowness()
+
+    slowness.add(durations(fast=0, medium=900), [none])
+    counted = slowness.add(durations(fast=90, medium=910), [PROMISE])
+
+    assert counted["loans"] == {"timed": 100, "slow": 10}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +165,7 @@ def test_the_latency_objective_counts_what_lies_above_the_first_bucket_that_reac
     ],
 )
 def test_only_what_failed_by_our_doing_counts_against_the_objective(ending, failure, judged, bad):
-    values = values_of(Totals(requests={("loans", "r1", ending, failure): 1}), [PROMISE])["loans"]
+    values = values_of(Totals(requests={("loans", "r1", ending, failure): 1}))["loans"]
 
     assert (values.get("judged", 0), values.get("bad", 0)) == (judged, bad)
 
@@ -152,7 +183,7 @@ def test_one_timeout_in_a_thousand_requests_is_no_alert_and_five_in_a_hundred_ar
 def test_answers_of_a_fallback_count_as_the_failure_that_they_stand_in_for():
     totals = Totals(requests={("loans", "r1", "degraded", "model_timeout"): 9})
 
-    assert values_of(totals, [PROMISE])["loans"]["failed:model_timeout"] == 9
+    assert values_of(totals)["loans"]["failed:model_timeout"] == 9
 
 
 def test_callers_mistakes_alert_only_when_they_are_many_of_many():

@@ -54,6 +54,8 @@ class AuditOutcomeUnknown(Fault):
     """Whether the entry was recorded is not known."""
 
     code = "audit_outcome_unknown"
+    later: asyncio.Future[int] | None = None
+    """Is done as the append would have been, once the disk answers after all; None where it has failed for good."""
 
 
 class LedgerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +79,7 @@ COMMIT_BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.
 
 
 class _Batch:
-    __slots__ = ("began_s", "entries", "futures", "number")
+    __slots__ = ("began_s", "entries", "futures", "is_late", "number")
 
     def __init__(
         self, number: int, entries: list[Entry], futures: list[asyncio.Future[int]], began_s: float
@@ -86,6 +88,8 @@ class _Batch:
         self.entries = entries
         self.futures = futures
         self.began_s = began_s
+        self.is_late = False
+        """Its waiters have been told that nobody can say yet."""
 
 
 class Ledger:
@@ -424,12 +428,22 @@ class Ledger:
             self._fence(batch.futures, f"the disk has not answered for {took_s:.1f} s")
         elif took_s > slow_s:
             why = f"the disk has not answered for {slow_s:g} s"
-            left = [future for future in batch.futures if future.cancelled()]
-            self._fail([one for one in batch.futures if not one.done()], AuditOutcomeUnknown)
-            batch.futures = left  # if it fails in the end, they are lost, and nobody else counts them
+            if not batch.is_late:
+                batch.is_late = True
+                batch.futures = [self._leave_open(future) for future in batch.futures]
             self._refuse_waiting()
             self._unavailable_since_s = monotonic_s()
             self._become("unavailable", why)
+
+    def _leave_open(self, future: asyncio.Future[int]) -> asyncio.Future[int]:
+        """Tell a waiter that the outcome is not known yet; return what is done once it is."""
+        if future.done():
+            return future  # its caller has left
+        fault = AuditOutcomeUnknown(_TOLD[AuditOutcomeUnknown], hint=_RETRY)
+        fault.later = self._loop.create_future()
+        future.set_exception(fault)
+        future.exception()  # seen: a caller who left must not leave a warning
+        return fault.later
 
     def _fence(self, futures: list[asyncio.Future[int]], why: str) -> None:
         self._fail(futures, AuditOutcomeUnknown)

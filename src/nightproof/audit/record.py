@@ -19,6 +19,8 @@ from nightproof.storage.ledger_rows import Row
 from nightproof.storage.vault_store import WrappedKey
 
 LEAF_VERSION = 2
+OPENED = "opened"
+"""Kind of the first of a stream's two entries, which have one id."""
 LEAF_MOST_BYTES = 65_535
 """What an entry of a C2SP tile log may have; a longer leaf is cut to what names it."""
 _KEPT_WHEN_CUT = frozenset(

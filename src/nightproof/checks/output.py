@@ -23,8 +23,13 @@ class OutputChecks:
     def __init__(self, description: Description) -> None:
         self._schema = json_schema.compile(description.output_schema)
         self._holds = self._schema.holds
+        self._answers_text = description.chat is not None and not description.chat.is_typed
         self._floor = description.confidence_floor
         self._confidence_field = description.confidence_field
+
+    def judge_constant(self, output: bytes) -> Verdict:
+        """Judge the answer of a `fallback.constant`; of a chat without types that is a text."""
+        return Verdict() if self._answers_text else self.judge(output)
 
     def judge(self, output: bytes) -> Verdict:
         """Judge one answer. An answer that is no JSON, or has NaN, does not get out."""

@@ -115,14 +115,15 @@ async def _say_how_to_use(server: Server) -> None:
         make = f"  KEY=$(nightproof keys create --role predict --state {state}); echo $KEY"
         out.print(make, soft_wrap=True, markup=False)
     for name in sorted(runtime.house.services):
-        example = runtime.first_golden_input(name)
+        example = runtime.example_call(name)
         if example is None:
             continue
+        path, body = example
         insecure = " --insecure" if server.url.startswith("https") else ""
         out.print(f"try {name}:", soft_wrap=True)
         out.print(
-            f'  curl{insecure} -s {server.url}/services/{name}/predict -H "Authorization: Bearer {key}"'
-            f" -H 'Content-Type: application/json' -d {shlex.quote(example)}",
+            f'  curl{insecure} -s {server.url}{path} -H "Authorization: Bearer {key}"'
+            f" -H 'Content-Type: application/json' -d {shlex.quote(body)}",
             soft_wrap=True,
             markup=False,
         )

@@ -34,6 +34,10 @@ class UpstreamDescription(msgspec.Struct, frozen=True, kw_only=True):
     idle_ms: int = 15_000
     total_ms: int = 60_000
     http2: bool = False
+    proxy: str = ""
+    """`http://host:port` that calls go through; none of the environment is used. HTTP/1.1 only."""
+    private: bool = False
+    """Its public name may come to an address of a private network."""
     max_in_flight: int = 256
     input_price: float = 0.0
     """Per million tokens, in the currency of the service's budget."""
@@ -56,7 +60,7 @@ class InputCheckDescription(msgspec.Struct, frozen=True, kw_only=True):
     """One built-in check of what comes in."""
 
     action: CheckAction
-    budget_ms: float = 50.0
+    budget_ms: float = 1_000.0
     when_fails: WhenFails = "closed"
     threshold: float = 0.0
     """Score from which it finds something; 0: the check's own, or the site's calibration."""
@@ -72,6 +76,13 @@ class OutputRules(msgspec.Struct, frozen=True, kw_only=True):
     banned: list[str] = []
     """Regular expressions (RE2) that no answer may hold."""
     html: Literal["remove", "allow"] = "remove"
+    bare_hosts: Literal["inert", "keep"] = "inert"
+    """What becomes of `example.com` without a scheme, which some clients make a link of. Code holds many words that
+    look like one (`user.id`): keep them where the client does not make links of plain text."""
+    prompt_leak: Literal["withhold", "flag", "off"] = "withhold"
+    """What is done when an answer repeats the system prompt."""
+    sayable: list[str] = []
+    """Passages of the system prompt that answers may repeat word for word, such as opening hours."""
     secrets: Literal["withhold", "redact", "flag", "off"] = "withhold"
     personal: Literal["withhold", "redact", "flag", "off"] = "flag"
     max_chars: int = 262_144
@@ -102,12 +113,15 @@ class ChatDescription(msgspec.Struct, frozen=True, kw_only=True):
     template: str = ""
     """Of a service with typed input: the user's message, with `{field}` for its fields."""
     is_typed: bool = False
-    """It has a typed input and output, and answers on the native route too."""
+    """It has a typed input and output, and answers records on the native route: its types hold for every caller."""
     repairs: int = 0
     """How often an answer that does not fit the output's schema is sent back with what is wrong."""
     parameters: dict[str, Any] = {}
     """Sent with every call; a caller's own come over those named in `caller_parameters` only."""
     caller_parameters: list[str] = []
+    caller_system: Literal["as_user", "refuse"] = "as_user"
+    """What becomes of a caller's system and developer messages: the prompt is the operator's, so they are sent as
+    the user's own words, or refused."""
     images: bool = False
     """Whether image parts are passed on; they are refused otherwise."""
     max_prompt_bytes: int = 262_144

@@ -13,9 +13,12 @@ from pydantic import BaseModel, TypeAdapter
 from nightproof.base.errors import DeclarationError
 from nightproof.base.masking import marked_pointers
 from nightproof.base.schema import close_objects
+from nightproof.declare.chat import ChatService
 from nightproof.declare.chat_description import ChatDescription
+from nightproof.declare.chat_forms import ANSWER_SCHEMA, chat_description, messages_schema
+from nightproof.declare.endpoint import AuditOnFailure, Endpoint
 from nightproof.declare.fields import CONFIDENCE_WORD, SENSITIVE_WORD, SUBJECT_WORD
-from nightproof.declare.service import AuditOnFailure, Model, Service
+from nightproof.declare.service import Model, Service
 
 BatchForm = Literal["list", "frame", "array"]
 
@@ -25,7 +28,7 @@ class FallbackDescription(msgspec.Struct, frozen=True):
 
     kind: str
     answer: bytes = b""
-    """JSON of a constant's answer."""
+    """JSON of a constant's answer: of the output, or of a chat without types its text."""
     max_age_s: float = 0.0
 
 
@@ -149,14 +152,14 @@ def _schema_of(kind: type[BaseModel], *, mode: Literal["validation", "serializat
     return close_objects(schema)
 
 
-def _confidence_field(service: Service, schema: dict[str, Any]) -> str:
+def _confidence_field(service: Endpoint, floor: float | None, schema: dict[str, Any]) -> str:
     marked = [name for name, field in schema.get("properties", {}).items() if field.get(CONFIDENCE_WORD)]
     if len(marked) > 1:
         raise DeclarationError(
             f"Service {service.name!r}: the fields {', '.join(marked)} are all Confidence.",
             hint="Mark exactly one.",
         )
-    if service.confidence_floor is not None and not marked:
+    if floor is not None and not marked:
         raise DeclarationError(
             f"Service {service.name!r} has a confidence_floor, but its output has no Confidence field.",
             hint="Declare `confidence: Confidence` in the output, or take the floor out.",
@@ -164,7 +167,7 @@ def _confidence_field(service: Service, schema: dict[str, Any]) -> str:
     return marked[0] if marked else ""
 
 
-def _subject(service: Service, schema: dict[str, Any]) -> list[str]:
+def _subject(service: Endpoint, schema: dict[str, Any]) -> list[str]:
     """Return the pointer to the input's one Subject field, if there is one."""
     marked = marked_pointers(schema, SUBJECT_WORD)
     if len(marked) > 1:
@@ -184,27 +187,66 @@ def _subject(service: Service, schema: dict[str, Any]) -> list[str]:
     return marked
 
 
-def _fallbacks(service: Service, answer: type[BaseModel]) -> list[FallbackDescription]:
+def _fallbacks(service: Endpoint, answer: type[BaseModel] | None) -> list[FallbackDescription]:
     described = []
     for way in service.fallbacks:
         body = b""
         if way.kind == "constant":
-            if not isinstance(way.answer, answer):
-                raise DeclarationError(
-                    f"Service {service.name!r}: fallback.constant is given {type(way.answer).__name__}.",
-                    hint=f"Give an instance of the output type {answer.__name__}.",
-                )
-            body = TypeAdapter(answer).dump_json(way.answer, by_alias=True)
+            body = _constant(service, way.answer, answer)
         described.append(FallbackDescription(way.kind, body, way.max_age_s))
     return described
 
 
-def describe(service: Service, folder: Path) -> Description:
-    """Say as data what the service declares. Raises DeclarationError for what cannot be served."""
-    given, answer = types_of(service.model)
+def _constant(service: Endpoint, given: BaseModel | str | None, answer: type[BaseModel] | None) -> bytes:
+    """Write the constant's answer as the service's output: an instance, or of a chat without types a text."""
+    if answer is None:
+        if not isinstance(given, str) or not given.strip():
+            raise DeclarationError(
+                f"Service {service.name!r}: fallback.constant is given {type(given).__name__}.",
+                hint="Give the text that callers are to read.",
+            )
+        return msgspec.json.encode(given)
+    if not isinstance(given, answer):
+        raise DeclarationError(
+            f"Service {service.name!r}: fallback.constant is given {type(given).__name__}.",
+            hint=f"Give an instance of the output type {answer.__name__}.",
+        )
+    return TypeAdapter(answer).dump_json(given, by_alias=True)
+
+
+class _Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """What the kinds of service differ in."""
+
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    answer: type[BaseModel] | None
+    confidence_floor: float | None = None
+    chat: ChatDescription | None = None
+
+
+def _kind_of(service: Service | ChatService, folder: Path) -> _Kind:
+    if isinstance(service, ChatService):
+        if service.input is None or service.output is None:
+            given, told = messages_schema(service), ANSWER_SCHEMA
+        else:
+            given = _schema_of(service.input, mode="validation")
+            told = _schema_of(service.output, mode="serialization")
+        chat = chat_description(service, folder, told)
+        return _Kind(input_schema=given, output_schema=told, answer=service.output, chat=chat)
+    takes, answer = types_of(service.model)
     batch_form(service.model)
-    input_schema = _schema_of(given, mode="validation")
-    output_schema = _schema_of(answer, mode="serialization")
+    return _Kind(
+        input_schema=_schema_of(takes, mode="validation"),
+        output_schema=_schema_of(answer, mode="serialization"),
+        answer=answer,
+        confidence_floor=service.confidence_floor,
+    )
+
+
+def describe(service: Service | ChatService, folder: Path) -> Description:
+    """Say as data what the service declares. Raises DeclarationError for what cannot be served."""
+    kind = _kind_of(service, folder)
+    input_schema, output_schema = kind.input_schema, kind.output_schema
     golden = folder / "golden.jsonl"
     return Description(
         service=service.name,
@@ -212,9 +254,9 @@ def describe(service: Service, folder: Path) -> Description:
         output_schema=output_schema,
         deadline_ms=service.deadline_ms,
         predict_timeout_ms=service.predict_timeout_ms,
-        confidence_floor=service.confidence_floor,
-        confidence_field=_confidence_field(service, output_schema),
-        fallbacks=_fallbacks(service, answer),
+        confidence_floor=kind.confidence_floor,
+        confidence_field=_confidence_field(service, kind.confidence_floor, output_schema),
+        fallbacks=_fallbacks(service, kind.answer),
         availability=service.objective.availability,
         latency_p99_ms=service.objective.latency_p99_ms,
         max_batch=service.max_batch,
@@ -236,4 +278,5 @@ def describe(service: Service, folder: Path) -> Description:
         ),
         audit_on_failure=service.audit_on_failure,
         keep_payload_days=service.keep_payload_days,
+        chat=kind.chat,
     )

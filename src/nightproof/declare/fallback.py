@@ -20,7 +20,7 @@ class Fallback:
     """One declared other way to answer. Make one with the functions of this module."""
 
     kind: Kind
-    answer: BaseModel | None = None
+    answer: BaseModel | str | None = None
     rule: Callable[[Any], BaseModel] | None = None
     max_age_s: float = 0.0
 
@@ -42,6 +42,6 @@ def rule(function: Callable[[Any], BaseModel]) -> Fallback:
     return Fallback("rule", rule=function)
 
 
-def constant(answer: BaseModel) -> Fallback:
-    """Answer with the same answer to everyone; it needs nothing that could fail."""
+def constant(answer: BaseModel | str) -> Fallback:
+    """Answer with the same answer to everyone; it needs nothing that could fail. A text is for chat services."""
     return Fallback("constant", answer=answer)

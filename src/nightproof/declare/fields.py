@@ -18,6 +18,7 @@ FRESH_WORD = "x-nightproof-fresh"
 USUAL_WORD = "x-nightproof-usual"
 SUBJECT_WORD = "x-nightproof-subject"
 SENSITIVE_WORD = "x-nightproof-sensitive"
+UNTRUSTED_WORD = "x-nightproof-untrusted"
 
 Confidence = Annotated[float, Field(ge=0.0, le=1.0, json_schema_extra={CONFIDENCE_WORD: True})]
 """How sure the model is, 0 to 1: watched, and held to the service's `confidence_floor`."""
@@ -109,4 +110,18 @@ class Sensitive:
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         schema = handler(core)
         schema[SENSITIVE_WORD] = True
+        return schema
+
+
+@dataclass(frozen=True)
+class Untrusted:
+    """Say that a field carries somebody else's text: `page: Annotated[str, Untrusted()]`, in a chat service's input.
+
+    Web pages, mails, files, search results: whoever wrote them may have written instructions for the model. Such a
+    field is inspected as a document, marked as data before the model reads it, and taints the conversation.
+    """
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        schema[UNTRUSTED_WORD] = True
         return schema

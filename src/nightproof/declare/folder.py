@@ -14,6 +14,7 @@ import msgspec
 
 from nightproof.base import strictjson
 from nightproof.base.errors import DeclarationError
+from nightproof.declare.chat import ChatService
 from nightproof.declare.service import Service
 
 _NOW = re.compile(r"([+-]?)(\d+)(ms|s|m|h|d)")
@@ -29,8 +30,8 @@ class GoldenCase(msgspec.Struct, frozen=True):
     """Named fields of the output only; numbers within 1e-6."""
 
 
-def load_service(folder: Path) -> Service:
-    """Import `folder/service.py` and return its one `Service`.
+def load_service(folder: Path) -> Service | ChatService:
+    """Import `folder/service.py` and return its one `Service` or `ChatService`.
 
     The folder comes first on the import path, so that modules beside service.py can be imported.
     Raises DeclarationError with the place and what to do.
@@ -59,14 +60,14 @@ def load_service(folder: Path) -> Service:
             f"{path} raised {type(error).__name__}: {error}\n{_user_frames(error, folder)}".rstrip(),
             hint="Mend service.py; it must import on its own with `python service.py`.",
         ) from error
-    found = {name: value for name, value in vars(module).items() if isinstance(value, Service)}
+    found = {name: value for name, value in vars(module).items() if isinstance(value, Service | ChatService)}
     if len(found) == 1:
         return next(iter(found.values()))
     if "service" in found:
         return found["service"]
     raise DeclarationError(
         f"{path} declares {len(found)} services ({', '.join(found) or 'none'}).",
-        hint="Assign exactly one: service = Service(…).",
+        hint="Assign exactly one: service = Service(…), or ChatService(…).",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import orjson
@@ -21,15 +21,17 @@ from nightproof.base.errors import Fault, Refusal
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.values import Reply
 from nightproof.declare.describe import Description
-from nightproof.gateway import docs_page, native, oip, openapi, problems, runbooks
+from nightproof.gateway import docs_page, native, oip, openai, openapi, problems, runbooks
 from nightproof.gateway.admin import Admin
 from nightproof.gateway.problems import Headers
 from nightproof.pipeline import feedback
-from nightproof.pipeline.house import House
-from nightproof.pipeline.serve import serve
+from nightproof.pipeline.serve import Work, predict, serve
 from nightproof.pipeline.story import Arrival, Decoded
 from nightproof.runtime import Runtime
 from nightproof.watch.telemetry import Context, read_context
+
+if TYPE_CHECKING:
+    from nightproof.gateway.chat_routes import ChatRoutes
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -129,6 +131,7 @@ class Gateway:
         self._admin = Admin(runtime, is_local=is_local)
         self._specs: dict[int, tuple[Description, list[oip.TensorSpec], list[oip.TensorSpec]]] = {}
         """By the identity of a description."""
+        self._chats: ChatRoutes | None = None
         self._gets: dict[str, Callable[[Call], Response]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -158,9 +161,12 @@ class Gateway:
             return
         call = Call(scope, receive)
         try:
+            if path == "/v1/chat/completions":
+                await self._chat_routes(call.client).complete(call, send)
+                return
             response = await self._other(call, path)
         except Fault as fault:
-            response = self._oip_error(fault) if path.startswith("/v2") else self._problem(fault)
+            response = self._error(fault, path)
             response[2].extend(_allow(fault))
         except asyncio.CancelledError:
             return
@@ -177,7 +183,7 @@ class Gateway:
             arrival.fault = _wrong_method(scope["method"], "POST")
         elif arrival.fault is None:
             arrival.fault = _wrong_media_type(call.headers)
-        reply = await self._serve(arrival, scope)
+        reply = await self._serve(arrival, scope, self._work_of(service))
         if reply is None:
             return
         served_s = monotonic_s()
@@ -191,6 +197,32 @@ class Gateway:
             )
         self._house.meters.count_stage("reply", monotonic_s() - served_s)
 
+    def _work_of(self, service: str) -> Work:
+        """Return what answers a record of this service: its model, or its chat."""
+        served = self._house.services.get(service)
+        return predict if served is None or served.live.chat is None else self._chat_routes().typed
+
+    def _chat_routes(self, client: str = "") -> ChatRoutes:
+        """Return the routes of chat services; what they need is loaded with the first such service only."""
+        if self._chats is None:
+            if not any(served.live.chat for served in self._house.services.values()):
+                self._runtime.connection_refused("unknown_service", client)
+                raise Refusal(
+                    "No chat service is served here.",
+                    failure="unknown_service",
+                    hint="Predictions: POST /services/{name}/predict. All routes: /openapi.json.",
+                )
+            from nightproof.gateway.chat_routes import ChatRoutes
+
+            self._chats = ChatRoutes(
+                self._house,
+                self._arrival,
+                self._serve,
+                self._reply_headers,
+                self._runtime.connection_refused,
+            )
+        return self._chats
+
     async def _feedback(self, scope: Scope, receive: Receive, send: Send, *, service: str) -> None:
         call = Call(scope, receive)
         arrival = self._arrival(call, service=service, protocol=feedback.PROTOCOL, began_s=monotonic_s())
@@ -199,7 +231,7 @@ class Gateway:
             arrival.fault = _wrong_method(scope["method"], "POST")
         elif arrival.fault is None:
             arrival.fault = _wrong_media_type(call.headers)
-        reply = await self._serve(arrival, scope, feedback.take_feedback)
+        reply = await self._serve(arrival, scope, feedback.take_labels)
         if reply is None:
             return
         status, body, headers = native.encode(reply, public_url=self._public_url)
@@ -235,7 +267,7 @@ class Gateway:
         elif call.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             arrival.fault = _compressed()
         arrival.version = version or ""
-        reply = await self._serve(arrival, scope)
+        reply = await self._serve(arrival, scope, self._work_of(name))
         if reply is None:
             return
         served = self._house.services.get(name)
@@ -310,7 +342,7 @@ class Gateway:
         self,
         arrival: Arrival,
         scope: Scope,
-        conduct: Callable[[Arrival, House], Awaitable[Reply]] = serve,
+        work: Work = predict,
     ) -> Reply | None:
         """Run the pipeline; None when the caller has left, which cancels it."""
         departure = scope.get("extensions", {}).get("nightproof.disconnect")
@@ -319,7 +351,7 @@ class Gateway:
                 departure.callback = departure.task.cancel
             arrival.cut_by = lambda: departure.failure
         try:
-            return await conduct(arrival, self._house)
+            return await serve(arrival, self._house, work=work)
         except asyncio.CancelledError:
             return None
         finally:
@@ -385,6 +417,9 @@ class Gateway:
         if path == "/docs" or path.startswith("/docs/"):
             _need_get(method)
             return _docs(path)
+        if path == "/v1/models" or path.startswith("/v1/models/"):
+            _need_get(method)
+            return self._chat_routes(call.client).models(call, path.removeprefix("/v1/models").strip("/"))
         if match := _OIP_PATH.fullmatch(path):
             _need_get(method)
             return self._oip_model(match[1], match[2], ready=match[3] == "ready")
@@ -395,8 +430,17 @@ class Gateway:
             hint="Predictions: POST /services/{name}/predict. All routes: /openapi.json.",
         )
 
-    def _problem(self, fault: Fault) -> Response:
-        reply = Reply(
+    def _error(self, fault: Fault, path: str) -> Response:
+        """Give a fault the form of the protocol whose path was asked for."""
+        if path.startswith("/v2"):
+            return self._oip_error(fault)
+        if path.startswith("/v1/"):
+            status, body, headers = openai.error_of(self._reply_of(fault))
+            return status, body, headers
+        return self._problem(fault)
+
+    def _reply_of(self, fault: Fault) -> Reply:
+        return Reply(
             id=self._house.ids.draw(),
             failure=fault.failure,
             status=fault.status,
@@ -405,6 +449,9 @@ class Gateway:
             errors=list(fault.errors),
             retry_after_s=fault.retry_after_s,
         )
+
+    def _problem(self, fault: Fault) -> Response:
+        reply = self._reply_of(fault)
         status = problems.status_of(reply)
         body = problems.problem_body(reply, status=status, public_url=self._public_url)
         return (
@@ -508,7 +555,8 @@ class Gateway:
         # Of a canary only who asks for it by name: without a version the live release speaks.
         answering = (served.live, served.canary) if served is not None else ()
         release = next((one for one in answering if one and version in (None, one.label)), None)
-        if release is None:
+        chat = None if release is None else release.engine.description.chat
+        if release is None or (chat is not None and not chat.is_typed):
             return 404, oip.error_body("no model of this name and version is served here"), _JSON_HEADER
         if ready:
             is_ready = release.engine.is_ready() and not self._house.draining

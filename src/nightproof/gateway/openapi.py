@@ -14,6 +14,7 @@ from typing import Any
 from nightproof.base.failures import CATALOGUE
 from nightproof.declare.describe import Description
 from nightproof.gateway.oip import HEADER_LENGTH
+from nightproof.gateway.openapi_chat import chat_paths, chat_schemas
 from nightproof.gateway.openapi_parts import (
     COMPONENTS,
     ON_EVERY_REPLY,
@@ -53,13 +54,28 @@ def document(
     """Return the document for these services, each with the label of its live release."""
     paths: Json = {}
     schemas = shared_schemas()
-    for description, release in services:
+    of_records = [one for one in services if one[0].chat is None or one[0].chat.is_typed]
+    for description, release in of_records:
         schemas |= _service_schemas(description)
         paths[f"/services/{description.service}/predict"] = {"post": _predict(description, release)}
         paths[f"/services/{description.service}/feedback"] = {"post": _feedback(description)}
     paths |= _v2_server_paths()
-    for description, _ in services:
+    for description, _ in of_records:
         paths |= _v2_model_paths(description)
+    chats = [
+        (description.service, description.chat)
+        for description, _ in services
+        if description.chat and not description.chat.is_typed
+    ]
+    tags = [
+        {"name": "services", "description": "One record or a list of them in, answers out."},
+        {"name": "v2", "description": "Open Inference Protocol v2, with the binary tensor extension."},
+        {"name": "health", "description": "For probes and monitoring."},
+    ]
+    if chats:
+        paths |= chat_paths(chats)
+        schemas |= chat_schemas()
+        tags.append({"name": "v1", "description": "Chats, as the OpenAI API."})
     paths |= _probe_paths() | _page_paths()
     return {
         "openapi": "3.1.0",
@@ -73,11 +89,7 @@ def document(
         },
         "servers": [{"url": public_url.rstrip("/") or "/"}],
         "security": [{"key": []}],
-        "tags": [
-            {"name": "services", "description": "One record or a list of them in, answers out."},
-            {"name": "v2", "description": "Open Inference Protocol v2, with the binary tensor extension."},
-            {"name": "health", "description": "For probes and monitoring."},
-        ],
+        "tags": tags,
         "paths": paths,
         "components": {
             "schemas": schemas,

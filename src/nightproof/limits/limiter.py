@@ -6,6 +6,7 @@ is given back exactly once, also on cancel. Never waits, never does I/O, never r
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from types import TracebackType
 
@@ -85,6 +86,14 @@ class Limiter:
         self._due_s.move_to_end(key_id)
         if len(self._due_s) > _KEYS_KEPT:
             self._due_s.popitem(last=False)
+
+    def quota_left(self, key_id: str, *, now: float) -> tuple[int, int, float] | None:
+        """Return a key's burst, what is left of it, and the seconds until it is whole; None without a quota."""
+        rate, burst = self._settings.quota_per_s, self._settings.quota_burst
+        if rate <= 0:
+            return None
+        ahead_s = max(0.0, self._due_s.get(key_id, 0.0) - now)
+        return burst, max(0, burst - math.ceil(ahead_s * rate)), ahead_s
 
     def grant(
         self, service: str, *, size_bytes: int, queue_s: float, own_s: float, remaining_s: float

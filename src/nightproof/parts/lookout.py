@@ -95,7 +95,8 @@ class Lookout:
             flagged=any(_is_flagged(one) for one in story.items),
             duration_s=story.marked_s - story.began_s,
             confidence=item.confidence,
-            outputs=self._outputs(item.output),
+            # What an LLM says is no value that could be counted.
+            outputs=() if story.chat is not None else self._outputs(item.output),
         )
 
     def _outputs(self, output: bytes) -> tuple[tuple[str, object], ...]:

@@ -22,6 +22,7 @@ from nightproof.base.ids import RequestIds
 from nightproof.base.masking import subject_of
 from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
+from nightproof.parts.chats import Chats
 from nightproof.parts.lookout import Lookout
 from nightproof.parts.shadow import Shadow
 from nightproof.pipeline.house import House, ServedRelease, ServedService
@@ -42,6 +43,7 @@ from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
 from nightproof.watch.happened import Happened
 from nightproof.watch.log import log
+from nightproof.watch.windows import FINE_BOUNDS_S, slower_than
 from nightproof.workers.engine import Job, Origin
 from nightproof.workers.pool import Pool
 
@@ -87,6 +89,7 @@ class Services:
         quarantine: QuarantineStore,
         comparisons: Comparisons,
         releasing: Releasing,
+        chats: Chats,
         happened: Happened,
         begin: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ) -> None:
@@ -97,6 +100,7 @@ class Services:
         self._quarantine = quarantine
         self._comparisons = comparisons
         self._releasing = releasing
+        self._chats = chats
         self._happened = happened
         self.notices: list[Differing] = []
         """Folders that are not served as they are, to be told to whoever started the server."""
@@ -131,7 +135,7 @@ class Services:
             )
         if not release.live:
             self._registry.set_live(name, release.label, who="serve", why="nothing was live")
-        served = ServedService(name, self._release(pool, name, release.label, release.digest))
+        served = ServedService(name, await self._release(pool, name, release.label, release.digest))
         self._house.services[name] = served
         self._after_switch(served)
         return served
@@ -154,6 +158,7 @@ class Services:
         """End all workers; what they hold is told so."""
         await self.keep_shadows()
         await asyncio.gather(*(pool.stop() for pool in self._pools))
+        await self._chats.stop()
 
     # -- the stage ----------------------------------------------------------------------------
 
@@ -168,6 +173,7 @@ class Services:
             latency_p99_ms=described.latency_p99_ms,
             has_subject=bool(described.subject_pointers),
             has_confidence=bool(described.confidence_field),
+            is_chat=described.chat is not None,
         )
 
     def parts(self, service: str) -> dict[str, str]:
@@ -298,6 +304,11 @@ class Services:
         bad = sum(endings.get(ending, 0) for ending in _BAD_ENDINGS)
         return bad, bad + endings.get("answered", 0)
 
+    def slow_before(self, service: str, limit_s: float) -> tuple[int, int]:
+        """Return how many answers of the service took longer since the start, and how many there were."""
+        counts = self._house.meters.totals().durations.get(service, [])
+        return (slower_than(limit_s, counts, FINE_BOUNDS_S), sum(counts)) if counts else (0, 0)
+
     def golden_trouble(self, service: str, label: str) -> str:
         """Say that every worker of a loaded release answers a golden case wrongly; empty where that is not so."""
         served = self._house.services.get(service)
@@ -355,6 +366,11 @@ class Services:
     async def load_beside(self, release: RegisteredRelease) -> Loaded:
         """Load a release for a replay, with one worker of its own; it plays no part. The caller ends it."""
         return Loaded(await self._load(release, workers="few", share=1), self._end)
+
+    def is_chat(self, service: str) -> bool:
+        """Say whether a service is answered by somebody's LLM."""
+        served = self._house.services.get(service)
+        return served is not None and served.live.engine.description.chat is not None
 
     def is_busy(self, service: str) -> bool:
         """Say whether callers of a service wait for a worker just now."""
@@ -425,13 +441,14 @@ class Services:
         until_s = monotonic_s() + release.engine.description.deadline_ms / 1_000 * _DRAIN_SHARE
         while monotonic_s() < until_s:
             picture = release.engine.snapshot()
-            if not picture.queued and not picture.running:
+            if not picture.queued and not picture.running and not (release.chat and release.chat.inside):
                 return
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _end(self, release: ServedRelease) -> None:
         await self._drained(release)
         await release.engine.stop()
+        await self._chats.let_go(release.chat)
         self._pools = [pool for pool in self._pools if pool is not release.engine]
 
     async def _warm_standby(self, served: ServedService, previous: RegisteredRelease) -> None:
@@ -477,7 +494,7 @@ class Services:
                 f"{release.label} declares service {pool.description.service!r}, not {release.service!r}.",
                 hint="Release its folder under its own name.",
             )
-        return self._release(pool, release.service, release.label, release.digest)
+        return await self._release(pool, release.service, release.label, release.digest)
 
     def _pool(
         self,
@@ -501,7 +518,13 @@ class Services:
         self._pools.append(pool)
         return pool
 
-    def _release(self, pool: Pool, name: str, label: str, digest: str) -> ServedRelease:
+    async def _release(self, pool: Pool, name: str, label: str, digest: str) -> ServedRelease:
+        try:
+            chat = await self._chats.load(pool.description, pool.folder)
+        except BaseException:
+            await pool.stop()
+            self._pools.remove(pool)
+            raise
         try:
             # For the time when another release, or none, is served: its records are shown masked as it said.
             self._state.remember(sensitive={f"{name} {label}": pool.description.sensitive_pointers})
@@ -517,6 +540,7 @@ class Services:
             output_checks=OutputChecks(pool.description),
             poison=set(self._quarantine.active_fingerprints(name, label, utc_us())),
             last_good=LastGood(max_age_s=max(ages)) if ages else None,
+            chat=chat,
         )
 
     # -- poison and events --------------------------------------------------------------------

@@ -46,14 +46,14 @@ async def accept(story: Story, house: House) -> Request:
     if arrival.fault is not None:
         raise arrival.fault
     served = find_service(story, house, caller)
-    story.deadline_s = _deadline_s(story, served)
+    story.deadline_s = deadline_of(story, served)
     refuse_if_closed(story, house)
     body = await arrival.read_body(house.settings.receiving.body_bytes)
     story.body = body
     is_choice = served.split is not None or arrival.version
     release = choose(served, story, caller) if is_choice else served.live
     if arrival.idempotency_key:
-        await _claim_key(story, house, caller)
+        await claim_key(story, house, caller)
         if story.replay is not None:
             return Request(served, release, caller, [], story.deadline_s, len(body))
     decoded = await _decode(body, story, release)
@@ -63,7 +63,7 @@ async def accept(story: Story, house: House) -> Request:
             release = chosen
             decoded = await _decode(body, story, release)
     if arrival.decode is not None:
-        story.deadline_s = _deadline_s(story, served)  # the protocol's body may carry a deadline of its own
+        story.deadline_s = deadline_of(story, served)  # the protocol's body may carry a deadline of its own
     story.many = decoded.many
     story.items = [Item(place, record, findings=[]) for place, record in enumerate(decoded.inputs)]
     if strictjson.is_large(body):
@@ -167,7 +167,7 @@ def find_service(story: Story, house: House, caller: Caller) -> ServedService:
     return served
 
 
-def _deadline_s(story: Story, served: ServedService) -> float:
+def deadline_of(story: Story, served: ServedService) -> float:
     """Return the absolute deadline: the service's, lowered by the caller's if that is shorter."""
     budget_ms = float(served.live.engine.description.deadline_ms)
     asked_ms = story.arrival.timeout_ms
@@ -191,13 +191,7 @@ async def _decode(body: bytes, story: Story, release: ServedRelease) -> Decoded:
         else:
             decoded = decode(body, description)
     except strictjson.JsonRefused as error:
-        pointer = error.pointer or ""
-        raise Refusal(
-            f"The body is not JSON that can be taken: {error.detail}.",
-            failure="malformed_request",
-            hint=_PARSE_HINT,
-            errors=[FieldError(pointer, error.detail, error.reason)],
-        ) from None
+        raise refusal_of_json(error) from None
     if len(decoded.inputs) > description.max_items:
         raise Refusal(
             f"The list holds {len(decoded.inputs)} records; this service takes {description.max_items}.",
@@ -205,6 +199,16 @@ async def _decode(body: bytes, story: Story, release: ServedRelease) -> Decoded:
             hint="Send it in parts.",
         )
     return decoded
+
+
+def refusal_of_json(error: strictjson.JsonRefused) -> Refusal:
+    """Make the refusal of a body that is no strict JSON."""
+    return Refusal(
+        f"The body is not JSON that can be taken: {error.detail}.",
+        failure="malformed_request",
+        hint=_PARSE_HINT,
+        errors=[FieldError(error.pointer or "", error.detail, error.reason)],
+    )
 
 
 def decode_native(body: bytes, checks: InputChecks) -> Decoded:
@@ -260,7 +264,7 @@ def refusal_of(story: Story) -> Refusal:
     return Refusal(text, failure=first.failure, hint=hint, errors=story.errors_told(first))
 
 
-async def _claim_key(story: Story, house: House, caller: Caller) -> None:
+async def claim_key(story: Story, house: House, caller: Caller) -> None:
     """Look the idempotency key up: recorded before, running now, or ours to run."""
     key = story.arrival.idempotency_key
     if not _IDEMPOTENCY_KEY.fullmatch(key):

@@ -14,29 +14,24 @@ from nightproof.base import strictjson
 from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import Fault, FieldError, Refusal
 from nightproof.base.labels import GivenLabel, LabelOutcome
-from nightproof.base.values import Reply
 from nightproof.pipeline.accept import find_service, identify, refuse_if_closed
 from nightproof.pipeline.house import House, ServedService
-from nightproof.pipeline.serve import serve
-from nightproof.pipeline.story import Arrival, Item, Story
+from nightproof.pipeline.story import Item, Story
 
 PROTOCOL = "feedback"
 _MOST_LABELS = 1_000
 _KNOWN = frozenset({"id", "item", "label"})
 
 
-async def take_feedback(arrival: Arrival, house: House) -> Reply:
-    """Take the labels of one request in. Returns a reply in every case but one: a cancelled caller gets none."""
-    return await serve(arrival, house, work=_work)
-
-
-async def _work(story: Story, house: House) -> None:
+async def take_labels(story: Story, house: House) -> None:
+    """Take the labels of one request in: the work of its route, which `serve` conducts."""
     arrival = story.arrival
     caller = identify(story, house)
     if arrival.fault is not None:
         raise arrival.fault
     served = find_service(story, house, caller)
     story.counted_as = f"{served.name}/feedback"
+    story.watcher = None  # a label says nothing of how a release answers, and is no record for a shadow
     refuse_if_closed(story, house)
     if house.feedback is None:
         raise Fault(

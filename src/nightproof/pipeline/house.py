@@ -19,6 +19,7 @@ from nightproof.base.values import Caller, Reply
 from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
 from nightproof.declare.describe import Description
+from nightproof.limits.budget import Budgets
 from nightproof.limits.limiter import Limiter
 from nightproof.pipeline.last_good import LastGood
 from nightproof.releases.routing import Split
@@ -29,7 +30,9 @@ from nightproof.watch.telemetry import Queue
 from nightproof.workers.engine import Engine, Job
 
 if TYPE_CHECKING:
+    from nightproof.pipeline.chat_values import ChatRelease
     from nightproof.pipeline.story import Story
+    from nightproof.pipeline.upstreams import Upstreams
 
 
 class TakesLabels(Protocol):
@@ -65,6 +68,8 @@ class ServedRelease(msgspec.Struct, eq=False):
     poison: set[bytes]
     """Fingerprints of records in quarantine."""
     last_good: LastGood | None = None
+    chat: ChatRelease | None = None
+    """What it answers chats with; None of a release that runs a model."""
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
     """When its waiters give up."""
     is_withdrawn: bool = False
@@ -139,6 +144,10 @@ class House(msgspec.Struct, eq=False):
     summaries: Counter[tuple[str, str, str]]
     """Refusals that share a record: by failure, service and key or address, since the last flush."""
     ids: RequestIds
+    budgets: Budgets = msgspec.field(default_factory=Budgets)
+    """What callers have used of chat services."""
+    upstreams: Upstreams | None = None
+    """What chat services ask; None while there is none."""
     drift: DriftWatcher | None = None
     """Takes a sample of what was answered."""
     feedback: TakesLabels | None = None

@@ -20,6 +20,7 @@ from nightproof.audit.vault import Part
 from nightproof.base.errors import Fault, Refusal
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.values import Reply
+from nightproof.pipeline.chat_record import chat_content, chat_facts
 from nightproof.pipeline.house import House
 from nightproof.pipeline.reply import reply_of
 from nightproof.pipeline.story import Item, Story
@@ -100,7 +101,22 @@ def _end_unrecorded(story: Story, house: House, fault: Fault) -> None:
     story.items = []
     story.end_by(fault)
     story.ending = "failed"
-    count_shed(house, story.failure, story.service, "")
+    _count_lost(fault, house, story.failure, story.service)
+
+
+def _count_lost(fault: BaseException, house: House, failure: str, service: str) -> None:
+    """Count what is not in the log. What may arrive there yet would stand in the books twice: it is waited for."""
+    later = fault.later if isinstance(fault, AuditOutcomeUnknown) else None
+    if later is None:
+        count_shed(house, failure, service, "")
+    else:
+        later.add_done_callback(lambda done: _count_failed(done, house, failure, service))
+
+
+def _count_failed(done: asyncio.Future[int], house: House, failure: str, service: str) -> None:
+    """Count an entry that failed with nobody waiting."""
+    if not done.cancelled() and (fault := done.exception()) is not None:
+        _count_lost(fault, house, failure, service)
 
 
 def _finish_without_its_caller(story: Story, house: House, appended: asyncio.Future[int]) -> None:
@@ -118,8 +134,7 @@ def _finish_without_its_caller(story: Story, house: House, appended: asyncio.Fut
 def _let_go(done: asyncio.Future[int], idem: bytes, house: House) -> None:
     """Free an idempotency key once the entry is durable; count an entry that failed with nobody waiting."""
     house.running_keys.discard(idem)
-    if not done.cancelled() and done.exception() is not None:
-        count_shed(house, "audit_unavailable", "", "")
+    _count_failed(done, house, "audit_unavailable", "")
 
 
 def _finish(story: Story, house: House) -> None:
@@ -136,6 +151,9 @@ def _finish(story: Story, house: House) -> None:
         stages_us=story.stages_us,
         items=story.items,
     )
+    if story.chat is not None and story.caller is not None:
+        chat = story.chat
+        house.meters.chat.count_chat(story.service, chat, is_refusal=chat.is_refusal)
     if story.watcher is not None:
         story.watcher.seen(story)
     if house.traces is not None:
@@ -233,6 +251,8 @@ def entry_of(story: Story, house: House) -> Entry:
     }
     if arrival.trace_id:
         facts["trace"] = arrival.trace_id
+    if story.chat is not None:
+        facts["chat"] = chat_facts(story.chat)
     if len(story.items) == 1:
         facts |= _item_facts(story.items[0])
     elif story.items:
@@ -284,11 +304,13 @@ def _parts(story: Story, reply: Reply | None, subjects: tuple[bytes, ...]) -> li
 
     The rest (the reply, what was told) can be opened only while nobody of them is erased.
     """
-    if len(story.items) == 1 and story.ending == "answered" and reply is None:
+    if len(story.items) == 1 and story.ending == "answered" and reply is None and story.chat is None:
         # The usual case, by joining what is JSON already.
         item = story.items[0]
         return [Part(WHOLE, b'{"items":[{"input":%b,"output":%b}]}' % (item.input, item.output), subjects)]
     content: dict[str, Any] = {}
+    if story.chat is not None:
+        content |= chat_content(story.chat)
     if story.items and len(subjects) <= 1:
         content["items"] = [_item_content(item) for item in story.items]
     elif not story.items and story.body:

@@ -16,6 +16,7 @@ from nightproof.declare.describe import Description
 from nightproof.watch.telemetry import Context
 
 if TYPE_CHECKING:
+    from nightproof.pipeline.chat_values import ChatAsk, ChatFacts
     from nightproof.pipeline.house import Watcher
 
 _ERRORS_TOLD = 50
@@ -44,6 +45,10 @@ class Arrival(msgspec.Struct, eq=False):
     """Read the body up to that many bytes; raises Refusal `oversized_request` beyond."""
     decode: Decode | None
     """The protocol's own decoding; None for native JSON."""
+    read_chat: Callable[[bytes], ChatAsk] | None = None
+    """The protocol's own reading of a chat; None where it has none."""
+    approved: frozenset[str] = frozenset()
+    """Tool calls that a person has said yes to, as the refusal named them."""
     client: str = ""
     idempotency_key: str = ""
     timeout_ms: float | None = None
@@ -114,6 +119,8 @@ class Story(msgspec.Struct, eq=False):
     watcher: Watcher | None = None
     counted_as: str = ""
     """Under which service's name the meters count it, where not under its own: labels are no predictions."""
+    chat: ChatFacts | None = None
+    """What happened on the way of a chat; None of a record that a model answers."""
 
     @classmethod
     def of(cls, arrival: Arrival) -> Story:

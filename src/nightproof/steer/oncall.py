@@ -39,7 +39,7 @@ from nightproof.storage.alert_store import (
     TouchParcel,
 )
 from nightproof.storage.sqlite import NotFound, StorageOutcomeUnknown, StorageUnavailable
-from nightproof.watch.alerts.counts import ALL, FAILED, Series, values_of
+from nightproof.watch.alerts.counts import ALL, FAILED, Series, Slowness, values_of
 from nightproof.watch.alerts.judge import judge
 from nightproof.watch.alerts.machine import Alert, Track, Transition, step
 from nightproof.watch.alerts.rules import Key, Promise, Rule, rules_of
@@ -125,6 +125,7 @@ class OnCall:
         self._couriers = {one.name: Courier(one, settings.notify, self._delivered) for one in self._receivers}
         self._rules: list[Rule] = []
         self._series: dict[str, Series] = {}
+        self._slowness = Slowness()
         self._tracks: dict[Key, Track] = {}
         self._silences: list[Silence] = []
         self._reported: dict[str, Condition] = {}
@@ -267,7 +268,8 @@ class OnCall:
         self._beat(now_s)
 
     def _count(self, readings: Readings, now_s: float) -> None:
-        for service, values in values_of(self._meters.totals(), readings.promises).items():
+        totals = self._meters.totals()
+        for service, values in values_of(totals, self._slowness.add(totals, readings.promises)).items():
             self._series_of(service, now_s).add(values, now_s=now_s)
 
     def _series_of(self, service: str, now_s: float) -> Series:

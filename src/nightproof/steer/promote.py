@@ -102,6 +102,12 @@ class Helm:
         promised = self._must_be_served(service)
         generation = self._registry.generation(service)
         release = self._judge_asked(service, asked)
+        if asked.way == "shadow" and promised.is_chat:
+            raise _refused(
+                f"{service} is a chat service: a shadow compares answers, and those of an LLM always differ.",
+                "Give it a share of the requests: --canary.",
+                422,
+            )
         if (busy := self._promoting.get(service)) is not None:
             raise _refused(
                 f"{busy[0]} is promoting {service} {busy[1]} right now.",
@@ -667,10 +673,12 @@ class Helm:
     def _begin_probation(
         self, service: str, watch: _Watch, promised: Promised, before: tuple[int, int], age_s: float
     ) -> None:
+        limit_ms = promised.latency_p99_ms
         watch.terms = terms_of(
             availability=promised.availability,
-            latency_p99_ms=promised.latency_p99_ms,
+            latency_p99_ms=limit_ms,
             before=before,
+            slow_before=(0, 0) if limit_ms is None else self._stage.slow_before(service, limit_ms / 1_000),
             false_alarm=self._settings.probation_false_alarm,
             for_s=self._settings.probation_s,
         )

@@ -100,6 +100,7 @@ class Replays:
         *,
         load: Callable[[RegisteredRelease], Awaitable[Beside]],
         is_busy: Callable[[str], bool],
+        is_chat: Callable[[str], bool],
         sensitive_of: Callable[[str, str], Sequence[str]],
         begin: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ) -> None:
@@ -109,6 +110,7 @@ class Replays:
         self._settings = settings
         self._load = load
         self._is_busy = is_busy
+        self._is_chat = is_chat
         self._sensitive_of = sensitive_of
         self._begin = begin
         self._running: dict[str, asyncio.Task[Any]] = {}
@@ -120,6 +122,13 @@ class Replays:
         if release is None:
             raise NotFound(
                 f"{service} has no release {version}.", hint=f"See `nightproof history {service}`."
+            )
+        if self._is_chat(service):
+            raise Refusal(
+                f"{service} is a chat service: a replay compares answers, and those of an LLM always differ.",
+                failure="promotion_refused",
+                status=422,
+                hint=f"Give the release a share of the requests: nightproof promote {service} {version} --canary 10",
             )
         run = await asyncio.to_thread(self._comparisons.newest, kind="replay", service=service, label=version)
         if run is not None and run.id in self._running:
@@ -236,7 +245,8 @@ class Replays:
                 entries = await asyncio.to_thread(self._page, run)
                 if not entries:
                     break
-                records, skipped = await asyncio.to_thread(self._records, entries)
+                predictions = [entry for entry in entries if not _is_of_labels(entry)]
+                records, skipped = await asyncio.to_thread(self._records, predictions)
                 comparison.skipped += skipped
                 examples: list[tuple[bytes, bytes]] = []
                 for at in range(0, len(records), _PORTION):
@@ -248,7 +258,7 @@ class Replays:
                 run = msgspec.structs.replace(
                     run,
                     cursor=entries[-1].seq,
-                    done=run.done + len(entries),
+                    done=run.done + len(predictions),
                     counts=await asyncio.to_thread(self._seal, msgspec.json.encode(comparison), b""),
                 )
                 await self._keep(run, examples)
@@ -361,6 +371,11 @@ class Replays:
         if run.id in self._waiting:
             return "waiting"
         return "running" if run.id in self._running or run.kind == "shadow" else "stopped"
+
+
+def _is_of_labels(entry: StoredEntry) -> bool:
+    """Say whether a request brought labels: it is recorded as one of its service, and no release answered it."""
+    return bool(orjson.loads(entry.leaf).get("protocol") == "feedback")
 
 
 def _compare(

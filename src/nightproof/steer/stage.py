@@ -23,6 +23,8 @@ class Promised(msgspec.Struct, frozen=True, kw_only=True):
     latency_p99_ms: float | None
     has_subject: bool
     has_confidence: bool
+    is_chat: bool = False
+    """Its answers are somebody's LLM's: asked twice, it says two things."""
 
 
 class Stage(Protocol):
@@ -60,6 +62,9 @@ class Stage(Protocol):
 
     def rates_before(self, service: str) -> tuple[int, int]:
         """Return how many requests of the live release ended badly since the start, and how many there were."""
+
+    def slow_before(self, service: str, limit_s: float) -> tuple[int, int]:
+        """Return how many answers of the service took longer since the start, and how many there were."""
 
     def golden_trouble(self, service: str, label: str) -> str:
         """Say that every worker of a loaded release answers a golden case wrongly; empty where that is not so."""

@@ -28,13 +28,30 @@ async def flush_summaries(summaries: Summaries, ledger: Ledger, ids: RequestIds)
         count = sum(line["count"] for line in part)
         try:
             await ledger.append(make_entry("summary", ids.draw(), utc_us(), {"lines": part, "count": count}))
-        except (AuditUnavailable, AuditOutcomeUnknown):
+        except AuditUnavailable:
             _count_again(summaries, lines[at:])
+            return
+        except AuditOutcomeUnknown as fault:
+            _count_again(summaries, lines[at + _LINES_PER_ENTRY :])
+            _count_if_lost(fault, summaries, part)
             return
         except asyncio.CancelledError:
             # This part is on its way to the ledger; the rest is for the flush at the stop.
             _count_again(summaries, lines[at + _LINES_PER_ENTRY :])
             raise
+
+
+def _count_if_lost(fault: AuditOutcomeUnknown, summaries: Summaries, part: list[dict[str, Any]]) -> None:
+    """Count a part again that is not in the log; one that may arrive there yet, only once it has not."""
+
+    def count(done: asyncio.Future[int]) -> None:
+        if done.exception() is not None:
+            _count_again(summaries, part)
+
+    if fault.later is None:
+        _count_again(summaries, part)
+    else:
+        fault.later.add_done_callback(count)
 
 
 def _count_again(summaries: Summaries, lines: list[dict[str, Any]]) -> None:

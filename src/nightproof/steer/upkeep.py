@@ -14,6 +14,7 @@ from typing import Any
 from prometheus_client import Metric
 
 from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
+from nightproof.audit.record import OPENED
 from nightproof.audit.spill import Spill
 from nightproof.audit.witness import Witness
 from nightproof.base.clock import utc_us
@@ -253,7 +254,8 @@ class Upkeep:
         def look() -> set[str]:
             reader = self._archive.reader()
             try:
-                return {one for one in ids if reader.by_id(one)}
+                # A stream's opening has the id of its ending, and is no ending.
+                return {one for one in ids if any(entry.kind != OPENED for entry in reader.by_id(one))}
             finally:
                 reader.close()
 

@@ -137,6 +137,11 @@ class StateFolder:
         return self.path / "feedback.db"
 
     @property
+    def usage_db(self) -> Path:
+        """What keys have used of their token budgets today."""
+        return self.path / "usage.db"
+
+    @property
     def keyring_db(self) -> Path:
         """API keys, hashed."""
         return self.path / "keyring.db"

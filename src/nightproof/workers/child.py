@@ -7,7 +7,6 @@ process: user code may print, exit, leak or hang here and nowhere else. It dies 
 from __future__ import annotations
 
 import gc
-import math
 import operator
 import os
 import platform
@@ -28,18 +27,20 @@ from nightproof.base.errors import DeclarationError, FieldError, StateError
 from nightproof.base.frames import FrameReader
 from nightproof.base.strictjson import parse
 from nightproof.base.versions import PYTHON, incompatibilities
+from nightproof.declare.chat import ChatService
 from nightproof.declare.describe import batch_form, describe, types_of
 from nightproof.declare.folder import GoldenCase, load_service, read_golden
-from nightproof.declare.service import DeclaredCheck, Model, Service
+from nightproof.declare.service import Model, Service
 from nightproof.storage import proc
 from nightproof.storage.bundles import verify_folder
 from nightproof.workers import wire
+from nightproof.workers.chat_child import LoadedChat
+from nightproof.workers.usercode import WrongAnswer, ask, failed, field_errors, is_finite, plain, same
 from nightproof.workers.wire import Answer
 
 _OOM_SCORE = "500"
 _READ_BYTES = 1 << 16
 """Large enough for a usual batch; a buffer of a megabyte would be mapped and unmapped for each frame."""
-_TOLERANCE = 1e-6
 _FRAMEWORKS = {
     "numpy": "numpy",
     "pandas": "pandas",
@@ -99,11 +100,11 @@ class LoadedService:
             try:
                 record = self._input.validate_json(item, strict=True)
             except ValidationError as error:
-                answers[place] = Answer(failure="invalid_input", errors=_field_errors(error))
+                answers[place] = Answer(failure="invalid_input", errors=field_errors(error))
                 continue
             except (Exception, SystemExit) as error:  # noqa: BLE001
                 # A validator of the user's may raise anything; it must not cost a worker.
-                answers[place] = _failed(error)
+                answers[place] = failed(error)
                 continue
             findings, refused = self._check_input(record)
             if refused is not None:
@@ -116,13 +117,13 @@ class LoadedService:
             try:
                 outputs = self._rows_of(self._model.predict(self._batch_of(given)))
                 if len(outputs) != len(given):
-                    raise _WrongAnswer(f"predict was given {len(given)} rows and returned {len(outputs)}")
+                    raise WrongAnswer(f"predict was given {len(given)} rows and returned {len(outputs)}")
             except (Exception, SystemExit) as error:  # noqa: BLE001
                 # The model's own exception: whatever it is, it becomes a named answer. If mates are
                 # aboard, each is tried alone, so that only the guilty one fails.
                 if len(given) > 1:
                     return [], True
-                answers[places[0]] = _failed(error)
+                answers[places[0]] = failed(error)
             else:
                 for place, record, output, findings in zip(places, given, outputs, flags, strict=True):
                     answers[place] = self._answer_of(record, output, findings)
@@ -135,12 +136,12 @@ class LoadedService:
         for item in items:
             try:
                 if rule is None:
-                    raise _WrongAnswer(f"fallback {number} is no rule")
+                    raise WrongAnswer(f"fallback {number} is no rule")
                 record = self._input.validate_json(item, strict=True)
                 answers.append(self._answer_of(record, rule(record), []))
             except (Exception, SystemExit) as error:  # noqa: BLE001
                 # As above: the user's rule may raise anything.
-                answers.append(_failed(error))
+                answers.append(failed(error))
         return answers
 
     def trouble_with_golden(self) -> str:
@@ -153,7 +154,7 @@ class LoadedService:
                 return f"golden.jsonl line {case.line}: {answer.failure} {answer.detail} {told}".strip()
             got = parse(answers[0].output)
             for name, expected in case.expect.items():
-                if not _same(got.get(name), expected):
+                if not same(got.get(name), expected):
                     return (
                         f"golden.jsonl line {case.line}: {name} is {got.get(name)!r}, expected {expected!r}"
                         " (numbers within 1e-6)"
@@ -186,19 +187,19 @@ class LoadedService:
             if len(self._output_names) == 1 and outputs.ndim == 1:
                 rows = [[value] for value in rows]
             if outputs.ndim == 0:
-                raise _WrongAnswer("predict returned a single number")
+                raise WrongAnswer("predict returned a single number")
             return [dict(zip(self._output_names, row, strict=True)) for row in rows]
         if isinstance(outputs, list | tuple):
             return list(outputs)
-        raise _WrongAnswer(f"predict returned {type(outputs).__name__}, not a list, frame or array")
+        raise WrongAnswer(f"predict returned {type(outputs).__name__}, not a list, frame or array")
 
     def _answer_of(self, record: BaseModel, output: Any, findings: list[str]) -> Answer:
         try:
             if not isinstance(output, self._output_type):
-                output = self._output.validate_python(_plain(output))
+                output = self._output.validate_python(plain(output))
             written = self._output.dump_json(output, by_alias=True, warnings=False)
         except ValidationError as error:
-            return Answer(failure="invalid_output", errors=_field_errors(error))
+            return Answer(failure="invalid_output", errors=field_errors(error))
         except Exception as error:  # noqa: BLE001
             # A custom serializer of the user's may raise anything.
             return Answer(
@@ -207,14 +208,14 @@ class LoadedService:
         if len(written) > self._output_most_bytes:
             return Answer(failure="invalid_output", detail=f"the output has {len(written)} bytes")
         # Pydantic writes NaN and infinity as null, silently: where there is a null, look at the values.
-        if b"null" in written and not _is_finite(self._output.dump_python(output, warnings=False)):
+        if b"null" in written and not is_finite(self._output.dump_python(output, warnings=False)):
             return Answer(failure="invalid_output", detail="the output holds NaN or infinity")
         return self._check_output(record, output, written, findings)
 
     def _check_input(self, record: BaseModel) -> tuple[list[str], Answer | None]:
         findings: list[str] = []
         for check in self._service.input_checks:
-            found = _ask(check, record)
+            found = ask(check, record)
             if isinstance(found, Answer):
                 return findings, found
             if found and check.action == "refuse":
@@ -225,7 +226,7 @@ class LoadedService:
 
     def _check_output(self, record: BaseModel, output: Any, written: bytes, findings: list[str]) -> Answer:
         for check in self._service.output_checks:
-            found = _ask(check, record, output)
+            found = ask(check, record, output)
             if isinstance(found, Answer):
                 return self._misshapen(written) or found
             if found and check.action == "fall_back":
@@ -239,15 +240,11 @@ class LoadedService:
         try:
             self._output.validate_json(written)
         except ValidationError as error:
-            return Answer(failure="invalid_output", errors=_field_errors(error))
+            return Answer(failure="invalid_output", errors=field_errors(error))
         except Exception:  # noqa: BLE001
             # The user's own validator failed as well: what its check did is told.
             return None
         return None
-
-
-class _WrongAnswer(Exception):
-    """The model answered, but not in a form that can be an answer."""
 
 
 def _json_name(name: str, kind: type[BaseModel]) -> str:
@@ -256,79 +253,6 @@ def _json_name(name: str, kind: type[BaseModel]) -> str:
         if isinstance(alias, str):
             return alias
     return name
-
-
-def _ask(check: DeclaredCheck, *values: Any) -> str | Answer | None:
-    """Run a check of the user's. One that raises has not passed: the answer is withheld."""
-    try:
-        found = check.function(*values)
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        return Answer(failure="model_error", detail=f"check {check.name} raised {type(error).__name__}")
-    if found is None or isinstance(found, str):
-        return found
-    told = f"check {check.name} returned {type(found).__name__}, not a text or None"
-    return Answer(failure="model_error", detail=told)
-
-
-def _failed(error: BaseException) -> Answer:
-    if isinstance(error, MemoryError):
-        return Answer(failure="model_out_of_memory", detail="MemoryError")
-    if isinstance(error, _WrongAnswer):
-        return Answer(failure="invalid_output", detail=str(error))
-    # The text of an exception may carry the caller's data, so only its kind and place leave.
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return Answer(failure="model_error", detail=f"{type(error).__name__}{place}")
-
-
-def _field_errors(error: ValidationError) -> list[FieldError]:
-    return [
-        FieldError("".join(f"/{_escaped(str(part))}" for part in one["loc"]), _message(one), str(one["type"]))
-        for one in error.errors(include_url=False, include_context=False, include_input=False)[:20]
-    ]
-
-
-def _escaped(part: str) -> str:
-    """Write one part of a JSON pointer (RFC 6901)."""
-    return part.replace("~", "~0").replace("/", "~1")
-
-
-def _message(one: Any) -> str:
-    # A user's validator may quote the value in its text; pydantic's own messages do not.
-    if one["type"] in ("value_error", "assertion_error"):
-        return "refused by the service's own rule"
-    return str(one["msg"])
-
-
-def _plain(output: Any) -> Any:
-    """Unwrap numpy scalars, which Pydantic does not take for bool or int."""
-    if isinstance(output, dict):
-        return {key: _plain(value) for key, value in output.items()}
-    if type(output).__module__ == "numpy" and hasattr(output, "item") and getattr(output, "ndim", 1) == 0:
-        return output.item()
-    return output
-
-
-def _is_finite(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, dict):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list | tuple | set | frozenset):
-        return all(map(_is_finite, value))
-    return True
-
-
-def _same(got: Any, expected: Any) -> bool:
-    if isinstance(expected, bool) or isinstance(got, bool):
-        return got is expected
-    if isinstance(expected, int | float) and isinstance(got, int | float):
-        return math.isclose(got, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    if isinstance(expected, dict) and isinstance(got, dict):
-        return all(_same(got.get(name), value) for name, value in expected.items())
-    if isinstance(expected, list) and isinstance(got, list):
-        return len(got) == len(expected) and all(map(_same, got, expected))
-    return bool(got == expected)
 
 
 def _versions(names: Iterable[str]) -> dict[str, str]:
@@ -380,7 +304,7 @@ class Worker:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._reader = FrameReader()
-        self._loaded: LoadedService | None = None
+        self._loaded: LoadedService | LoadedChat | None = None
 
     def run(self) -> None:
         """Serve frames until the server closes the socket."""
@@ -398,7 +322,7 @@ class Worker:
             self._load(message)
 
     @property
-    def _service(self) -> LoadedService:
+    def _service(self) -> LoadedService | LoadedChat:
         if self._loaded is None:
             raise RuntimeError("a batch came before the service was loaded")
         return self._loaded
@@ -419,8 +343,12 @@ class Worker:
         try:
             service = load_service(folder)
             _lower_own_standing(service.memory_mb)
-            self._send(wire.Described(describe(service, folder)))
-            self._loaded = LoadedService(service, folder, output_most_bytes=message.output_most_bytes)
+            description = describe(service, folder)
+            self._send(wire.Described(description))
+            if isinstance(service, ChatService):
+                self._loaded = LoadedChat(service, folder, description)
+            else:
+                self._loaded = LoadedService(service, folder, output_most_bytes=message.output_most_bytes)
             trouble = self._loaded.trouble_with_golden()
         except DeclarationError as error:
             self._send(wire.LoadFailed("model_unavailable", error.text, error.hint))

@@ -167,6 +167,11 @@ class Pool:
             self._dispatch_is_due = True
             self._loop.call_soon(self._dispatch)
 
+    @property
+    def folder(self) -> Path:
+        """Where the release's files are."""
+        return self._folder
+
     def forecast(self, jobs: int) -> Forecast:
         """Estimate when `jobs` new ones would be answered."""
         if self._ready and not self._line.queue and not self._line.urgent:

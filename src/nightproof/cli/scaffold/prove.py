@@ -24,6 +24,7 @@ from nightproof.base.strictjson import parse
 from nightproof.cli.scaffold.plan import Claim, Failed, Label, Proof, Unfit
 from nightproof.declare.describe import describe
 from nightproof.declare.folder import load_service, read_golden
+from nightproof.declare.service import Service
 from nightproof.workers.child import LoadedService
 
 _TOLERANCE = 1e-6
@@ -38,6 +39,8 @@ def prove(claim: Claim) -> Proof:
     """Load the folder, answer the inputs in one batch and one by one, and write what holds as golden cases."""
     folder = Path(claim.folder)
     service = load_service(folder)
+    if not isinstance(service, Service):
+        raise DeclarationError(f"{folder} declares a chat service.", hint="It has no model to prove.")
     describe(service, folder)
     loaded = LoadedService(service, folder, output_most_bytes=_OUTPUT_MOST_BYTES)
     together = _answers(loaded, claim.inputs)

@@ -136,7 +136,32 @@ def _sum(ground: Values, counted: Values) -> Values:
     return {name: ground.get(name, 0) + counted.get(name, 0) for name in dict.fromkeys([*ground, *counted])}
 
 
-def values_of(totals: Totals, promises: Sequence[Promise]) -> dict[str, Values]:
+class Slowness:
+    """Which requests were too slow: each by what was promised when it ended, since another release promises otherwise.
+
+    Judged by the newest promise, what the release before was slow by would count as slow at one moment, and page.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Sequence[int]] = {}
+        self._counted: dict[str, dict[str, int]] = {}
+
+    def add(self, totals: Totals, promises: Sequence[Promise]) -> Mapping[str, Values]:
+        """Take in the totals as they are now; return what was counted since the start, by service."""
+        limits = {one.service: one.latency_p99_ms for one in promises}
+        for service, counts in totals.told_durations.items():
+            before, self._seen[service] = self._seen.get(service, [0] * len(counts)), list(counts)
+            limit_ms = limits.get(service)
+            if limit_ms is None:
+                continue
+            grown = [count - was for count, was in zip(counts, before, strict=True)]
+            counted = self._counted.setdefault(service, {TIMED: 0, SLOW: 0})
+            counted[TIMED] += sum(grown)
+            counted[SLOW] += sum(grown[bucket_of(limit_ms, DURATION_BUCKETS_S) + 1 :])
+        return self._counted
+
+
+def values_of(totals: Totals, slowness: Mapping[str, Values] | None = None) -> dict[str, Values]:
     """Return what the rules count, by service; under the empty name, all requests and what ended before a service."""
     counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
     everything: Counter[str] = counted[""]
@@ -150,12 +175,8 @@ def values_of(totals: Totals, promises: Sequence[Promise]) -> dict[str, Values]:
             counted[service][JUDGED] += count
             if ending not in ("answered", "degraded"):
                 counted[service][BAD] += count
-    for promise in promises:
-        counts = totals.told_durations.get(promise.service)
-        if promise.latency_p99_ms is not None and counts is not None:
-            place = bucket_of(promise.latency_p99_ms, DURATION_BUCKETS_S)
-            counted[promise.service][TIMED] = sum(counts)
-            counted[promise.service][SLOW] = sum(counts[place + 1 :])
+    for service, values in (slowness or {}).items():
+        counted[service].update(values)
     return {service: dict(values) for service, values in counted.items()}
 
 

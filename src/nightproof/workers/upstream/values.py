@@ -84,6 +84,7 @@ class UpstreamFault(Exception):
         status: int = 0,
         retry_after_s: float = 0.0,
         has_begun: bool = False,
+        was_cut: bool = False,
     ) -> None:
         super().__init__(f"{failure}: {detail}")
         self.failure = failure
@@ -93,13 +94,20 @@ class UpstreamFault(Exception):
         self.retry_after_s = retry_after_s
         self.has_begun = has_begun
         """A part of the answer had come: another upstream may not go on in its place."""
+        self.was_cut = was_cut
+        """The time was over that this call had, not the upstream's own clock."""
 
 
 class StreamedAnswer(Protocol):
     """An answer that has begun: its first piece is there, so there is no failing over any more."""
 
-    upstream: str
-    model: str
+    @property
+    def upstream(self) -> str:
+        """Who answers, by its declared name."""
+
+    @property
+    def model(self) -> str:
+        """As the upstream names what answers."""
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         """Yield the pieces; the last has a finish_reason. Raises UpstreamFault where it breaks or stalls."""
