@@ -87,6 +87,7 @@ def run_nightproof(
             code = command.wait(60)
         except TimeoutError:
             command.kill()
+            command.wait(10)
             raise
         said = [file.seek(0) or file.read().decode() for file in (out, err)]
     return subprocess.CompletedProcess(arguments, code, *said)

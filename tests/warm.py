@@ -51,10 +51,14 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end. Raises TimeoutError."""
+        """Wait for the end. Raises TimeoutError, and ConnectionError where nobody is left to tell."""
         if self.returncode is None:
             self._line.settimeout(timeout)
-            (self.returncode,) = _TOLD.unpack(_read(self._line, _TOLD.size))
+            try:
+                (self.returncode,) = _TOLD.unpack(_read(self._line, _TOLD.size))
+            except ConnectionError:
+                self._line.close()
+                raise
             self._line.close()
         assert self.returncode is not None
         return self.returncode
