@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what these bring along is not loaded by a server without a 
     from nightproof.pipeline.house import ServedRelease, ServedService
     from nightproof.pipeline.story import Item
     from nightproof.pipeline.upstreams import Chain
+    from nightproof.watch.drift.prompts import PromptSeen
 
 
 class ChatAsk(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +92,8 @@ class ChatFacts(msgspec.Struct, eq=False):
     """From the first token to the last; 0 of an answer that came whole."""
     is_refusal: bool = False
     """The model itself said no."""
+    seen: PromptSeen | None = None
+    """What the drift watch is shown of it; None of a record, which it is shown as it is."""
     has_left: bool = False
     """A part of the answer is on its way to the caller."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from nightproof.pipeline.chat_record import chat_content, chat_facts
 from nightproof.pipeline.house import House
 from nightproof.pipeline.reply import reply_of
 from nightproof.pipeline.story import Item, Story
+from nightproof.watch.drift.watcher import Answered
 from nightproof.watch.log import Sparing
 from nightproof.watch.telemetry import ItemTrace, Queue, Trace
 
@@ -171,7 +173,10 @@ def _finish(story: Story, house: House) -> None:
     if house.traces is not None:
         _trace(story, house.traces)
     if house.drift is not None and story.items and story.caller is not None:
-        house.drift.take(story.service, story.release, story.items, story.caller.key_id)
+        items: Sequence[Answered] = story.items
+        if story.chat is not None and story.chat.seen is not None:
+            items = [story.chat.seen]
+        house.drift.take(story.service, story.release, items, story.caller.key_id)
 
 
 def _trace(story: Story, traces: Queue) -> None:
