@@ -56,6 +56,9 @@ class ChatRelease(msgspec.Struct, eq=False):
     chain: Chain
     rules: CompiledRules
     shadow: PromptShadow
+    canary: str = ""
+    """What the prompt carries now and no answer may: drawn anew every minute, so that upstreams can keep the prompt."""
+    canary_until_s: float = 0.0
     inside: int = 0
     """Exchanges that are with it now: it is not ended before they are."""
 
