@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from nightproof.watch.drift.prompts import PromptSeen
 from nightproof.workers.upstream.values import Attempt, Usage
 
 if TYPE_CHECKING:  # what these bring along is not loaded by a server without a chat service
@@ -93,6 +94,8 @@ class ChatFacts(msgspec.Struct, eq=False):
     """The model itself said no."""
     has_left: bool = False
     """A part of the answer is on its way to the caller."""
+    prompt: PromptSeen | None = None
+    """What the drift watch takes of it; None of a record, and where the checks gave no verdict."""
 
 
 class ChatRequest(msgspec.Struct, eq=False, kw_only=True):
