@@ -20,6 +20,7 @@ examples/credit/artifacts/model.joblib: $(STAMP) examples/credit/train.py exampl
 serve: setup
 	$(BIN)/nightproof serve examples/credit
 
+# Three processes on two cores: tests wait for disks, pauses and each other's servers a third of their time.
 test: setup
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not soak' $(ARGS)
 

@@ -17,14 +17,14 @@ def served_credit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Serve the credit example, built by `make setup`."""
     folder = ROOT / "examples" / "credit"
     assert (folder / "artifacts" / "model.joblib").exists(), "run `make setup`: it builds the examples"
-    with serving(folder, tmp_path_factory.mktemp("credit") / "state") as served:
+    with serving(folder, tmp_path_factory.mktemp("credit") / "state", is_cold=True) as served:
         yield served
 
 
 @pytest.fixture(scope="session")
 def shared_faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Serve the service that misbehaves on cue, for tests that leave it whole."""
-    with serving("faulty", tmp_path_factory.mktemp("faulty") / "state") as served:
+    with serving("faulty", tmp_path_factory.mktemp("faulty") / "state", is_cold=True) as served:
         yield served
 
 

@@ -235,6 +235,30 @@ def test_a_full_disk_under_the_registry_leaves_the_old_release_live(state: Path,
     assert later.status_code == 200, "and it recovers"
 
 
+def test_a_rollback_that_is_refused_ends_the_workers_that_it_had_loaded(state: Path, tmp_path: Path):
+    for label in ("1.0", "1.1", "1.2"):
+        release_of(state, label, live=label == "1.0")
+    env = {
+        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}",
+        "FAILING_DISK": str(tmp_path),
+        "FAILING_FILE": "registry.db",
+    }
+
+    with serving(folder_of(state, "1.0"), state, service="steps", env=env) as served:
+        for label in ("1.1", "1.2"):
+            assert promote(served, label).status_code == 200
+        served.wait_until(lambda: len(start_pids(served)) == 2)
+        before = start_pids(served)
+        (tmp_path / "fault").write_text("full")
+        refused = served.operate("POST", f"{ADMIN}/rollback", {"version": "1.0"})
+        served.wait_until(lambda: start_pids(served) == before, within_s=10)
+        (tmp_path / "fault").unlink()
+        again = served.operate("POST", f"{ADMIN}/rollback", {"version": "1.0"})
+
+    assert (refused.status_code, refused.json()["failure"]) == (503, "audit_unavailable")
+    assert again.status_code == 200
+
+
 def test_a_canary_goes_on_after_the_server_was_killed(state: Path):
     release_of(state, "1.0", live=True)
     release_of(state, "1.1")
@@ -562,3 +586,39 @@ def test_the_files_of_a_release_that_loads_are_not_collected_under_it(state: Pat
 
     assert collected.status_code == promoted.status_code == 200
     assert there
+
+
+def test_a_disk_that_stands_still_under_the_registry_holds_up_no_request(state: Path, tmp_path: Path):
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1")
+    env = {
+        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}",
+        "FAILING_DISK": str(tmp_path),
+        "FAILING_FILE": "registry.db",
+    }
+
+    with (
+        serving(folder_of(state, "1.0"), state, service="steps", env=env) as served,
+        ThreadPoolExecutor(1) as other,
+    ):
+        (tmp_path / "fault").write_text("stall")
+        promoting = other.submit(promote, served, "1.1")
+        served.wait_until(lambda: "promote" in leaf_acts(state))
+        until_s = time.monotonic() + 4.0  # the tick looks at the registry each other second
+        slowest_s = 0.0
+        while time.monotonic() < until_s:
+            began_s = time.monotonic()
+            assert served.predict({"x": 1}).json()["release"] == "1.0"
+            slowest_s = max(slowest_s, time.monotonic() - began_s)
+        shown = served.status()["services"][0]["parts"]
+        (tmp_path / "fault").unlink()
+        promoted = promoting.result()
+
+    assert slowest_s < 1.0
+    assert {one["version"]: one["part"] for one in shown}["1.0"] == "live"
+    assert promoted.status_code == 200
+
+
+def leaf_acts(state: Path) -> list[Any]:
+    """Return the operators' acts on record."""
+    return [leaf_of(entry).get("act") for entry in entries_of(state) if entry.kind == "operator"]

@@ -37,8 +37,6 @@ _FAILURES = {"hidden_text": "hidden_text", "secrets": "personal_data", "personal
 _CAN_REDACT = ("hidden_text", "secrets", "personal")
 _REMOTE = ("http://", "https://")
 _ADAPTER_THRESHOLD = 0.5
-_DECODED_FORMS = 6
-"""Forms of a text that the model scores beside the plain one, at most."""
 
 
 class Untrusted(msgspec.Struct, frozen=True):
@@ -142,12 +140,13 @@ class Inspector:
 
     def scores(self, texts: Sequence[Untrusted]) -> dict[str, list[float]]:
         """Return the model's scores by question, to calibrate on: `calibrated` makes a file of them."""
+        from nightproof.checks.text import model  # numpy, which only workers load
+
         scored: dict[str, list[float]] = {}
         for text in texts:
             question = _question(text.channel)
-            scored.setdefault(f"injection_model.{question}", []).append(
-                _highest(question, views(text.text)).score
-            )
+            score = model.load(question).score(views(text.text)).score
+            scored.setdefault(f"injection_model.{question}", []).append(score)
         return scored
 
     def _warm_up(self) -> None:
@@ -256,7 +255,7 @@ class Inspector:
             if known and known.version != features.VERSION:
                 known = None
             threshold = declared or (known.threshold if known else model.load(question).threshold)
-            best = _highest(question, one.views)
+            best = model.load(question).score(one.views)
             if one.text.channel == "user":
                 self._scores["injection_model"] = best.score  # of the last one, in the end
             if best.score > threshold:
@@ -264,32 +263,8 @@ class Inspector:
         return found
 
 
-class _Best(NamedTuple):
-    score: float
-    view: str
-
-
 def _question(channel: Channel) -> Literal["prompt", "document"]:
     return "prompt" if channel == "user" else "document"
-
-
-def _highest(question: Literal["prompt", "document"], seen: Views) -> _Best:
-    """Score a text and what it decodes to; the highest counts."""
-    from nightproof.checks.text import model  # numpy, which only workers load
-
-    asked = model.load(question)
-    best = _Best(asked.about.bias, "plain")
-    scored = 0
-    for form in seen.forms:
-        if form.name.endswith(("rot13", "reversed")):
-            continue
-        found = asked.score(form.text, seen.normal if form.name == "plain" else "").score
-        if found > best.score or form.name == "plain":
-            best = _Best(found, form.name)
-        scored += 1
-        if scored > _DECODED_FORMS:
-            break
-    return best
 
 
 def _hidden(seen: Sequence[_Seen]) -> list[_Spotted]:

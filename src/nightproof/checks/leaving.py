@@ -21,10 +21,13 @@ from nightproof.checks.leaving_clean import UNSEEN, Cleaner, Unseen
 from nightproof.checks.leaving_copies import CopyScanner
 from nightproof.checks.leaving_links import LOOKS_BACK, MAY_BE_LIVE, Edit, LinkScanner
 from nightproof.checks.leaving_loops import CHECK_EVERY, WINDOW, is_loop
-from nightproof.checks.leaving_patterns import Match, NamedPattern, PatternSet
+from nightproof.checks.leaving_patterns import Match, PatternSet
 from nightproof.checks.leaving_urls import Hosts
 from nightproof.checks.prompt_shadow import NO_PROMPT, SHINGLES_SHARE, PromptShadow
 from nightproof.checks.squeezed import index_from_end, squeeze
+from nightproof.checks.text import personal as personal_data
+from nightproof.checks.text import secrets as secret_forms
+from nightproof.checks.text.named import NamedPattern
 from nightproof.declare.chat_description import OutputRules
 
 LEAST_HOLD_BACK = 64
@@ -32,6 +35,9 @@ _KEPT = 2_048
 _FLAGGED_AT_ONCE = 4_096
 _SHINGLES_WINDOW = 2 * CHECK_EVERY
 _FEWEST_HITS = 3
+_SET_MEMORY = 128 << 20
+_GRACE = {"secrets": 6}
+"""So many characters of a secret may have left before it is held back: of most they are its maker's mark."""
 
 _RANKS = ("canary", "prompt_leak", "secrets", "personal", "banned", "repetition", "too_long")
 """Why an answer ends; of two reasons at the same place the earlier is told."""
@@ -41,8 +47,13 @@ class CompiledRules:
     """A release's rules for what may leave, compiled once."""
 
     def __init__(
-        self, rules: OutputRules, *, secrets: Sequence[NamedPattern] = (), personal: Sequence[NamedPattern] = ()
+        self,
+        rules: OutputRules,
+        *,
+        secrets: Sequence[NamedPattern] | None = None,
+        personal: Sequence[NamedPattern] | None = None,
     ) -> None:
+        """Compile `rules`; the forms of secrets and of personal data are the built-in ones unless others are given."""
         self.hosts = Hosts(rules.allowed_hosts)
         self.html_is_allowed = rules.html == "allow"
         self.bare_hosts_are_live = rules.bare_hosts == "keep"
@@ -50,25 +61,21 @@ class CompiledRules:
         self.max_chars = rules.max_chars
         self.prompt_leak = rules.prompt_leak
         self.actions = {"banned": "withhold", "secrets": rules.secrets, "personal": rules.personal}
-        banned = [NamedPattern(f"banned:{index}", source) for index, source in enumerate(rules.banned)]
-        named = [
-            pattern._replace(name=f"{check}:{pattern.name}")
-            for check, patterns in (("secrets", secrets), ("personal", personal))
-            for pattern in patterns
-        ]
-        longest = max([self.hold_back, *(pattern.longest_chars + 1 for pattern in named)])
-        held = [pattern for pattern in named if self.action(pattern.name) in ("withhold", "redact")]
-        flagged = [pattern for pattern in named if self.action(pattern.name) == "flag"]
+        kinds = {
+            "secrets": _named("secrets", secret_forms.patterns() if secrets is None else secrets),
+            "personal": _named("personal", personal_data.patterns() if personal is None else personal),
+            "banned": [NamedPattern(f"banned:{at}", source, 0) for at, source in enumerate(rules.banned)],
+        }
         self.held_sets = [
-            PatternSet(patterns, longest_chars=chars)
-            for patterns, chars in ((held, longest), (banned, self.hold_back))
-            if patterns
+            PatternSet(patterns, longest_chars=self._longest(patterns), grace_chars=_GRACE.get(kind, 0))
+            for kind, patterns in kinds.items()
+            if patterns and self.actions[kind] in ("withhold", "redact")
         ]
-        self.flagged = PatternSet(flagged, longest_chars=longest) if flagged else None
-        self.needs_a_look = re2.Set.SearchSet()
-        for source in (MAY_BE_LIVE, *(each.may_hold for each in self.held_sets)):
-            self.needs_a_look.Add(source)
-        self.needs_a_look.Compile()
+        flagged = [each for kind, patterns in kinds.items() if self.actions[kind] == "flag" for each in patterns]
+        self.flagged = PatternSet(flagged, longest_chars=self._longest(flagged)) if flagged else None
+        self.links_need_a_look = _set_of([MAY_BE_LIVE])
+        self.patterns_need_a_look = _set_of([each.may_hold for each in self.held_sets])
+        self.looks_back = max([1, *(each.grace_chars for each in self.held_sets)])
 
     def __repr__(self) -> str:
         return f"<CompiledRules: {self.hosts!r}, hold back {self.hold_back}>"
@@ -76,6 +83,26 @@ class CompiledRules:
     def action(self, name: str) -> str:
         """Return what is done with a find of the pattern `name`."""
         return self.actions[name.partition(":")[0]]
+
+    def _longest(self, patterns: Sequence[NamedPattern]) -> int:
+        return max(self.hold_back, *(pattern.longest_chars + 2 for pattern in patterns))
+
+
+def _named(kind: str, patterns: Sequence[NamedPattern]) -> list[NamedPattern]:
+    return [pattern._replace(name=f"{kind}:{pattern.name}") for pattern in patterns]
+
+
+def _set_of(sources: Sequence[str]) -> re2.Set | None:
+    if not sources:
+        return None
+    options = re2.Options()
+    options.max_mem = _SET_MEMORY
+    options.log_errors = False
+    made = re2.Set.SearchSet(options)
+    for source in sources:
+        made.Add(source)
+    made.Compile()
+    return made
 
 
 class OutputScanner:
@@ -102,7 +129,7 @@ class OutputScanner:
         self._left_at = 0  # up to where it has left
         self._links_at = 0  # up to where each has decided
         self._patterns_at = [0] * len(compiled.held_sets)
-        self._is_open = False  # somebody is undecided
+        self._links_are_open = self._patterns_are_open = False  # something is undecided
         self._edits: list[Edit] = []
         self._notes: list[tuple[int, Finding]] = []  # what counts once that place has left
         self._cuts: list[tuple[int, int, Finding]] = []
@@ -177,17 +204,22 @@ class OutputScanner:
         return "".join(left)
 
     def _take(self, piece: str, *, is_end: bool) -> str:
-        before = self._text[-1:]
+        rules, before = self._rules, self._text[-self._rules.looks_back :]
         self._text += piece
         end = self._base + len(self._text)
         if not self._has_ink and not piece.isspace():
             self._has_ink = bool(piece)
-        if self._is_open or is_end or self._rules.needs_a_look.Match(before + piece) is not None:
-            decided = self._decide(is_end=is_end)
+        if self._links_are_open or is_end or rules.links_need_a_look.Match(before[-1:] + piece) is not None:
+            decided = self._decide_links(is_end=is_end)
         else:
             decided = self._links_at = end
-            for index in range(len(self._patterns_at)):
-                self._patterns_at[index] = end
+        looked = rules.patterns_need_a_look
+        if looked is not None:
+            if self._patterns_are_open or is_end or looked.Match(before + piece) is not None:
+                decided = min(decided, self._decide_patterns(is_end=is_end))
+            else:
+                for index, patterns in enumerate(rules.held_sets):
+                    self._patterns_at[index] = patterns.next_at(self._patterns_at[index], end)
         copies = self._copies
         copies.take(squeeze(piece))
         if copies.holds_from < copies.total and not is_end:
@@ -203,29 +235,38 @@ class OutputScanner:
             return self._stop()
         return self._leave(decided)
 
-    def _decide(self, *, is_end: bool) -> int:
-        """Let links and patterns look; return up to where all of them have decided."""
+    def _decide_links(self, *, is_end: bool) -> int:
+        """Let links be looked at; return up to where all is decided."""
         text, base = self._text, self._base
         edits, at = self._links.scan(text, self._links_at - base, is_end=is_end)
         if edits:
             self._edits += [each._replace(start=each.start + base, end=each.end + base) for each in edits]
-        decided = self._links_at = base + at
-        for index, patterns in enumerate(self._rules.held_sets):
-            matches, at = patterns.scan(text, self._patterns_at[index] - base, is_end=is_end)
-            for match in matches:
-                self._do(match)
-            self._patterns_at[index] = base + at
-            decided = min(decided, base + at)
-        self._is_open = decided < base + len(text) or self._links.swallows
-        self._edits.sort(key=_start_of)
-        return decided
+            self._edits.sort(key=_start_of)
+        self._links_at = base + at
+        self._links_are_open = at < len(text) or self._links.swallows
+        return base + at
 
-    def _do(self, match: Match) -> None:
+    def _decide_patterns(self, *, is_end: bool) -> int:
+        """Let patterns be looked for; return up to where all is decided."""
+        text, base = self._text, self._base
+        decided = len(text)
+        self._patterns_are_open = False
+        for index, patterns in enumerate(self._rules.held_sets):
+            matches, at, may_leave = patterns.scan(text, self._patterns_at[index] - base, is_end=is_end)
+            for match in matches:
+                self._do(match, patterns.grace_chars)
+            self._patterns_at[index] = base + at
+            self._patterns_are_open |= at < len(text) - max(0, patterns.grace_chars - 1) or may_leave < len(text)
+            decided = min(decided, may_leave)
+        return base + decided
+
+    def _do(self, match: Match, grace_chars: int) -> None:
         """Cut, or write something else, where a pattern was found."""
         check, _, rule = match.name.partition(":")
-        start, end = match.start + self._base, match.end + self._base
+        start, end = self._base + max(match.found_at, match.start + grace_chars), self._base + match.end
         if self._rules.action(match.name) == "redact":
             self._edits.append(Edit(start, end, f"[{rule.replace('_', ' ')} removed]", check, rule))
+            self._edits.sort(key=_start_of)
         else:
             self._cut(start, Finding(check, rule, action="refuse"))
 
@@ -338,7 +379,7 @@ class OutputScanner:
         flagged = self._rules.flagged
         if flagged is None:
             return
-        matches, at = flagged.scan(self._flag_text, self._flag_at, is_end=is_end)
+        matches, at, _ = flagged.scan(self._flag_text, self._flag_at, is_end=is_end)
         for match in matches:
             check, _, rule = match.name.partition(":")
             self._found[Finding(check, rule)] = None

@@ -9,6 +9,8 @@ true), never for less.
 from __future__ import annotations
 
 import re
+from itertools import accumulate
+from math import inf
 from typing import NamedTuple
 
 _QUANTIFIER = re.compile(r"([*+?]|\{\d+(?:,\d*)?\})([?]?)")
@@ -38,29 +40,34 @@ class _Item(NamedTuple):
 _Branches = tuple[tuple[_Item, ...], ...]
 
 
-def beginnings(source: str) -> str:
-    """Return the expression of what a match of `source` can begin with, up to the end of the text."""
+def beginnings(source: str, *, least: int = 1) -> str:
+    """Return the expression of what a match of `source` can begin with, up to the end of the text.
+
+    Beginnings that cannot have `least` characters yet are left out.
+    """
     reader = _Reader(source)
     branches = reader.branches()
     if reader.at < len(source):
         raise UnreadablePattern("an unbalanced )")
-    return _of_branches(branches)
+    return _of_branches(branches, least)
 
 
-def _of_branches(branches: _Branches) -> str:
-    made = [begun for begun in map(_of_sequence, branches) if begun]
+def _of_branches(branches: _Branches, least: float) -> str:
+    made = [begun for branch in branches if (begun := _of_sequence(branch, least))]
     return f"(?:{'|'.join(made)})" if made else ""
 
 
-def _of_sequence(items: tuple[_Item, ...]) -> str:
+def _of_sequence(items: tuple[_Item, ...], least: float) -> str:
     """Return what a sequence can begin with; made from its end, so that it stays linear in size."""
+    widths = list(accumulate(map(_width, items), initial=0.0))  # at most so wide is what stands before each
     begun = ""
-    for item in reversed(items):
+    for item, before_it in zip(reversed(items), reversed(widths[:-1]), strict=True):
         if item.is_assertion:  # looked at only where something stands behind it
             begun = f"{item.source}{begun}" if begun else ""
             continue
         options = []
-        inside = _inside(item)
+        before_last = before_it + _width(item._replace(most=None if item.most is None else max(0, item.most - 1)))
+        inside = _inside(item, least - before_last)
         if inside:
             before = "" if item.most == 1 else _repeated(item.source, 0, None if item.most is None else item.most - 1)
             options.append(before + inside)
@@ -70,13 +77,23 @@ def _of_sequence(items: tuple[_Item, ...]) -> str:
     return begun
 
 
-def _inside(item: _Item) -> str:
+def _inside(item: _Item, least: float) -> str:
     if item.most == 0:
         return ""
     if item.branches is None:
-        return item.source + r"\z"
-    begun = _of_branches(item.branches)
+        return item.source + r"\z" if least <= 1 else ""
+    begun = _of_branches(item.branches, least)
     return f"(?{item.flags}:{begun})" if begun and item.flags else begun
+
+
+def _width(item: _Item) -> float:
+    """Return the most characters that `item` can be."""
+    if item.is_assertion or item.most == 0:
+        return 0
+    once = 1.0 if item.branches is None else max(sum(map(_width, branch)) for branch in item.branches)
+    if once == 0:
+        return 0
+    return once * (inf if item.most is None else item.most)
 
 
 def _repeated(source: str, fewest: int, most: int | None) -> str:

@@ -7,7 +7,7 @@ service: a server without one has no HTTP client and no scanner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from nightproof.declare.chat_description import ChatDescription
 from nightproof.declare.describe import Description
 from nightproof.pipeline.chat_values import ChatRelease
 from nightproof.pipeline.house import House
+from nightproof.settings.settings import WorkerSettings
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
 from nightproof.storage.usage_store import UsageStore
@@ -30,20 +31,21 @@ if TYPE_CHECKING:
     from nightproof.checks.leaving import CompiledRules
     from nightproof.checks.prompt_shadow import PromptShadow
     from nightproof.pipeline.upstreams import Upstreams
-    from nightproof.workers.upstream.command import Command
+    from nightproof.workers.upstream.command import ServedCommand
 
+_UP_WITHIN_S = 30.0
 _NO_EXTRA = "Install the extra: pip install 'nightproof[chat]'."
 
 
 class Chats:
     """The rooms of chat services. Used on the event loop's thread only."""
 
-    def __init__(self, state: StateFolder, house: House, *, observe: Callable[..., None]) -> None:
+    def __init__(self, state: StateFolder, house: House, settings: WorkerSettings) -> None:
         self._state = state
         self._house = house
-        self._observe = observe
+        self._settings = settings
         self._store: UsageStore | None = None
-        self._commands: dict[int, dict[str, Command]] = {}
+        self._commands: dict[int, dict[str, ServedCommand]] = {}
         """By the identity of a release's chain, and the upstream's name."""
         self._keeping = asyncio.Lock()
 
@@ -60,25 +62,36 @@ class Chats:
         await self._open_store()
         if self._house.upstreams is None:
             self._house.upstreams = upstreams
-        commands = self._commands_of(chat, folder, description.service)
-        addresses = _Addresses(commands)
+        addresses: dict[str, str] = {}
+        commands = self._commands_of(chat, folder, addresses)
         chain = self._house.upstreams.chain(chat, addresses)
         self._commands[id(chain)] = commands
         release = ChatRelease(description=chat, chain=chain, rules=rules, shadow=shadow)
+        for one in commands.values():
+            one.start()
         try:
-            await asyncio.gather(*(one.start() for one in commands.values()))
+            # One that is not up by then is asked no sooner; the next upstreams and the fallbacks answer meanwhile.
+            await asyncio.gather(*(one.ready(_UP_WITHIN_S) for one in commands.values()))
         except BaseException:
             await self.let_go(release)
             raise
         return release
 
-    def _commands_of(self, chat: ChatDescription, folder: Path, service: str) -> dict[str, Command]:
+    def _commands_of(
+        self, chat: ChatDescription, folder: Path, addresses: dict[str, str]
+    ) -> dict[str, ServedCommand]:
         if not any(one.command for one in chat.upstreams):
             return {}
-        from nightproof.workers.upstream.command import Command
+        from nightproof.workers.upstream.command import ServedCommand
 
         return {
-            one.name: Command(one, cwd=folder, observe=self._observe, service=service)
+            one.name: ServedCommand(
+                one,
+                addresses,
+                self._settings,
+                folder=folder,
+                report=lambda name, text: log("upstream_command", upstream=name, said=text),
+            )
             for one in chat.upstreams
             if one.command
         }
@@ -146,7 +159,7 @@ class Chats:
                     limit=one.limit,
                     pause_s=one.pause_s,
                     last_failure=" ".join(part for part in (one.last_failure, one.last_detail) if part),
-                    command_trouble=commands[one.name].trouble if one.name in commands else "",
+                    command_trouble=_trouble(commands.get(one.name)),
                 )
                 for one in chat.chain.snapshot()
             ]
@@ -173,6 +186,14 @@ class Chats:
         return f"<Chats of {len(self._commands)} releases>"
 
 
+def _trouble(command: ServedCommand | None) -> str:
+    """Say why a program does not stay up; empty where it does, or there is none."""
+    if command is None or not command.has_failed:
+        return ""
+    picture = command.snapshot()
+    return f"its program does not stay up after {picture.starts} starts: {picture.last_end or 'it does not answer'}"
+
+
 def _compiled(chat: ChatDescription) -> tuple[CompiledRules, PromptShadow, Upstreams]:
     """Load what chat services need, and compile a release's rules."""
     try:
@@ -184,22 +205,3 @@ def _compiled(chat: ChatDescription) -> tuple[CompiledRules, PromptShadow, Upstr
         raise DeclarationError(f"Chat services need {error.name}.", hint=_NO_EXTRA) from error
     rules = CompiledRules(chat.output, secrets=secrets.patterns(), personal=personal.patterns())
     return rules, PromptShadow(chat.prompt), Upstreams(Deadlines())
-
-
-class _Addresses(Mapping[str, str]):
-    """Where the programs listen now; one that is down has no address."""
-
-    def __init__(self, commands: Mapping[str, Command]) -> None:
-        self._commands = commands
-
-    def __getitem__(self, name: str) -> str:
-        address = self._commands[name].address
-        if not address:
-            raise KeyError(name)
-        return address
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, one in self._commands.items() if one.address)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
