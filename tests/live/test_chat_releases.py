@@ -107,6 +107,6 @@ def test_neither_a_shadow_nor_a_replay_is_taken_for_what_always_differs(tmp_path
         refused = chat.served.operate("POST", f"{ADMIN}/promote", {"version": "2.0", "way": "shadow"})
         assert refused.status_code == 422
         assert "chat service" in refused.json()["detail"]
-        replayed = run_nightproof("replay", "chat", "--release", "2.0", "--state", str(chat.served.state))
+        replayed = run_nightproof("replay", "chat", "--to", "2.0", "--state", str(chat.served.state))
         assert replayed.returncode != 0
         assert "chat service" in replayed.stderr + replayed.stdout

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from nightproof.watch.drift.prompts import PromptSeen
 from nightproof.workers.upstream.values import Attempt, Usage
 
 if TYPE_CHECKING:  # what these bring along is not loaded by a server without a chat service
@@ -96,7 +97,7 @@ class ChatFacts(msgspec.Struct, eq=False):
     is_refusal: bool = False
     """The model itself said no."""
     seen: PromptSeen | None = None
-    """What the drift watch is shown of it; None of a record, which it is shown as it is."""
+    """What the drift watch is shown of it; None of a record, and where the checks gave no verdict."""
     has_left: bool = False
     """A part of the answer is on its way to the caller."""
 
