@@ -562,3 +562,39 @@ def test_the_files_of_a_release_that_loads_are_not_collected_under_it(state: Pat
 
     assert collected.status_code == promoted.status_code == 200
     assert there
+
+
+def test_a_disk_that_stands_still_under_the_registry_holds_up_no_request(state: Path, tmp_path: Path):
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1")
+    env = {
+        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}",
+        "FAILING_DISK": str(tmp_path),
+        "FAILING_FILE": "registry.db",
+    }
+
+    with (
+        serving(folder_of(state, "1.0"), state, service="steps", env=env) as served,
+        ThreadPoolExecutor(1) as other,
+    ):
+        (tmp_path / "fault").write_text("stall")
+        promoting = other.submit(promote, served, "1.1")
+        served.wait_until(lambda: "promote" in leaf_acts(state))
+        until_s = time.monotonic() + 4.0  # the tick looks at the registry each other second
+        slowest_s = 0.0
+        while time.monotonic() < until_s:
+            began_s = time.monotonic()
+            assert served.predict({"x": 1}).json()["release"] == "1.0"
+            slowest_s = max(slowest_s, time.monotonic() - began_s)
+        shown = served.status()["services"][0]["parts"]
+        (tmp_path / "fault").unlink()
+        promoted = promoting.result()
+
+    assert slowest_s < 1.0
+    assert {one["version"]: one["part"] for one in shown}["1.0"] == "live"
+    assert promoted.status_code == 200
+
+
+def leaf_acts(state: Path) -> list[Any]:
+    """Return the operators' acts on record."""
+    return [leaf_of(entry).get("act") for entry in entries_of(state) if entry.kind == "operator"]
