@@ -235,6 +235,30 @@ def test_a_full_disk_under_the_registry_leaves_the_old_release_live(state: Path,
     assert later.status_code == 200, "and it recovers"
 
 
+def test_a_rollback_that_is_refused_ends_the_workers_that_it_had_loaded(state: Path, tmp_path: Path):
+    for label in ("1.0", "1.1", "1.2"):
+        release_of(state, label, live=label == "1.0")
+    env = {
+        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}",
+        "FAILING_DISK": str(tmp_path),
+        "FAILING_FILE": "registry.db",
+    }
+
+    with serving(folder_of(state, "1.0"), state, service="steps", env=env) as served:
+        for label in ("1.1", "1.2"):
+            assert promote(served, label).status_code == 200
+        served.wait_until(lambda: len(start_pids(served)) == 2)
+        before = start_pids(served)
+        (tmp_path / "fault").write_text("full")
+        refused = served.operate("POST", f"{ADMIN}/rollback", {"version": "1.0"})
+        served.wait_until(lambda: start_pids(served) == before, within_s=10)
+        (tmp_path / "fault").unlink()
+        again = served.operate("POST", f"{ADMIN}/rollback", {"version": "1.0"})
+
+    assert (refused.status_code, refused.json()["failure"]) == (503, "audit_unavailable")
+    assert again.status_code == 200
+
+
 def test_a_canary_goes_on_after_the_server_was_killed(state: Path):
     release_of(state, "1.0", live=True)
     release_of(state, "1.1")
