@@ -21,7 +21,7 @@ from nightproof.checks.leaving_clean import UNSEEN, Cleaner, Unseen
 from nightproof.checks.leaving_copies import CopyScanner
 from nightproof.checks.leaving_links import LOOKS_BACK, MAY_BE_LIVE, Edit, LinkScanner
 from nightproof.checks.leaving_loops import CHECK_EVERY, WINDOW, is_loop
-from nightproof.checks.leaving_patterns import Match, PatternSet
+from nightproof.checks.leaving_patterns import Match, PatternSet, pattern_set
 from nightproof.checks.leaving_urls import Hosts
 from nightproof.checks.prompt_shadow import NO_PROMPT, SHINGLES_SHARE, PromptShadow
 from nightproof.checks.squeezed import index_from_end, squeeze
@@ -35,7 +35,6 @@ _KEPT = 2_048
 _FLAGGED_AT_ONCE = 4_096
 _SHINGLES_WINDOW = 2 * CHECK_EVERY
 _FEWEST_HITS = 3
-_SET_MEMORY = 128 << 20
 _GRACE = {"secrets": 6}
 """So many characters of a secret may have left before it is held back: of most they are its maker's mark."""
 
@@ -67,14 +66,15 @@ class CompiledRules:
             "banned": [NamedPattern(f"banned:{at}", source, 0) for at, source in enumerate(rules.banned)],
         }
         self.held_sets = [
-            PatternSet(patterns, longest_chars=self._longest(patterns), grace_chars=_GRACE.get(kind, 0))
+            pattern_set(tuple(patterns), self._longest(patterns), _GRACE.get(kind, 0))
             for kind, patterns in kinds.items()
             if patterns and self.actions[kind] in ("withhold", "redact")
         ]
         flagged = [each for kind, patterns in kinds.items() if self.actions[kind] == "flag" for each in patterns]
-        self.flagged = PatternSet(flagged, longest_chars=self._longest(flagged)) if flagged else None
-        self.links_need_a_look = _set_of([MAY_BE_LIVE])
-        self.patterns_need_a_look = _set_of([each.may_hold for each in self.held_sets])
+        self.flagged = pattern_set(tuple(flagged), self._longest(flagged)) if flagged else None
+        self.links_need_a_look = re2.Set.SearchSet()
+        self.links_need_a_look.Add(MAY_BE_LIVE)
+        self.links_need_a_look.Compile()
         self.looks_back = max([1, *(each.grace_chars for each in self.held_sets)])
 
     def __repr__(self) -> str:
@@ -89,20 +89,11 @@ class CompiledRules:
 
 
 def _named(kind: str, patterns: Sequence[NamedPattern]) -> list[NamedPattern]:
-    return [pattern._replace(name=f"{kind}:{pattern.name}") for pattern in patterns]
-
-
-def _set_of(sources: Sequence[str]) -> re2.Set | None:
-    if not sources:
-        return None
-    options = re2.Options()
-    options.max_mem = _SET_MEMORY
-    options.log_errors = False
-    made = re2.Set.SearchSet(options)
-    for source in sources:
-        made.Add(source)
-    made.Compile()
-    return made
+    return [
+        pattern._replace(name=f"{kind}:{pattern.name}")
+        for pattern in patterns
+        if pattern.name != "url_password"  # no address with credentials stays live, whatever else is allowed
+    ]
 
 
 class OutputScanner:
@@ -129,7 +120,8 @@ class OutputScanner:
         self._left_at = 0  # up to where it has left
         self._links_at = 0  # up to where each has decided
         self._patterns_at = [0] * len(compiled.held_sets)
-        self._links_are_open = self._patterns_are_open = False  # something is undecided
+        self._links_are_open = False  # something is undecided
+        self._open = [False] * len(compiled.held_sets)
         self._edits: list[Edit] = []
         self._notes: list[tuple[int, Finding]] = []  # what counts once that place has left
         self._cuts: list[tuple[int, int, Finding]] = []
@@ -213,13 +205,11 @@ class OutputScanner:
             decided = self._decide_links(is_end=is_end)
         else:
             decided = self._links_at = end
-        looked = rules.patterns_need_a_look
-        if looked is not None:
-            if self._patterns_are_open or is_end or looked.Match(before + piece) is not None:
-                decided = min(decided, self._decide_patterns(is_end=is_end))
+        for index, patterns in enumerate(rules.held_sets):
+            if self._open[index] or is_end or patterns.may_hold(before + piece):
+                decided = min(decided, self._decide_patterns(index, patterns, is_end=is_end))
             else:
-                for index, patterns in enumerate(rules.held_sets):
-                    self._patterns_at[index] = patterns.next_at(self._patterns_at[index], end)
+                self._patterns_at[index] = patterns.next_at(self._patterns_at[index], end)
         copies = self._copies
         copies.take(squeeze(piece))
         if copies.holds_from < copies.total and not is_end:
@@ -246,19 +236,15 @@ class OutputScanner:
         self._links_are_open = at < len(text) or self._links.swallows
         return base + at
 
-    def _decide_patterns(self, *, is_end: bool) -> int:
+    def _decide_patterns(self, index: int, patterns: PatternSet, *, is_end: bool) -> int:
         """Let patterns be looked for; return up to where all is decided."""
         text, base = self._text, self._base
-        decided = len(text)
-        self._patterns_are_open = False
-        for index, patterns in enumerate(self._rules.held_sets):
-            matches, at, may_leave = patterns.scan(text, self._patterns_at[index] - base, is_end=is_end)
-            for match in matches:
-                self._do(match, patterns.grace_chars)
-            self._patterns_at[index] = base + at
-            self._patterns_are_open |= at < len(text) - max(0, patterns.grace_chars - 1) or may_leave < len(text)
-            decided = min(decided, may_leave)
-        return base + decided
+        matches, at, may_leave = patterns.scan(text, self._patterns_at[index] - base, is_end=is_end)
+        for match in matches:
+            self._do(match, patterns.grace_chars)
+        self._patterns_at[index] = base + at
+        self._open[index] = at < patterns.next_at(0, len(text))
+        return base + may_leave
 
     def _do(self, match: Match, grace_chars: int) -> None:
         """Cut, or write something else, where a pattern was found."""
