@@ -221,8 +221,11 @@ class OutputScanner:
             self._look_at_whole(end)
         if end > self._rules.max_chars:
             self._cut(self._rules.max_chars, Finding("too_long", action="refuse"))
-        if self._cuts and self._cuts[0][0] <= decided:
-            return self._stop()
+        if self._cuts:  # where all is decided up to there only, somebody may still end it at the same place
+            place = self._cuts[0][0]
+            if place < decided or is_end:
+                return self._stop()
+            decided = min(decided, place)
         return self._leave(decided)
 
     def _decide_links(self, *, is_end: bool) -> int:
@@ -230,11 +233,21 @@ class OutputScanner:
         text, base = self._text, self._base
         edits, at = self._links.scan(text, self._links_at - base, is_end=is_end)
         if edits:
-            self._edits += [each._replace(start=each.start + base, end=each.end + base) for each in edits]
-            self._edits.sort(key=_start_of)
+            for each in edits:
+                self._add(each._replace(start=each.start + base, end=each.end + base))
         self._links_at = base + at
         self._links_are_open = at < len(text) or self._links.swallows
         return base + at
+
+    def _add(self, edit: Edit) -> None:
+        """Put an edit into its place; what is swallowed piece by piece is one."""
+        for at in range(len(self._edits) - 1, -1, -1) if edit.is_swallowed else ():
+            before = self._edits[at]
+            if before.is_swallowed and before.end == edit.start:
+                self._edits[at] = before._replace(end=edit.end)
+                return
+        self._edits.append(edit)
+        self._edits.sort(key=_start_of)
 
     def _decide_patterns(self, index: int, patterns: PatternSet, *, is_end: bool) -> int:
         """Let patterns be looked for; return up to where all is decided."""
@@ -251,8 +264,7 @@ class OutputScanner:
         check, _, rule = match.name.partition(":")
         start, end = self._base + max(match.found_at, match.start + grace_chars), self._base + match.end
         if self._rules.action(match.name) == "redact":
-            self._edits.append(Edit(start, end, f"[{rule.replace('_', ' ')} removed]", check, rule))
-            self._edits.sort(key=_start_of)
+            self._add(Edit(start, end, f"[{rule.replace('_', ' ')} removed]", check, rule))
         else:
             self._cut(start, Finding(check, rule, action="refuse"))
 

@@ -74,7 +74,8 @@ class PatternSet:
                 break
             is_undecided = not is_end and start == begun_at
             if is_undecided and len(text) <= start + self.longest_chars:
-                return found, start, min(start + self.grace_chars, len(text))
+                may_leave = min(start + self.grace_chars, len(text))
+                return found, min(start, self.next_at(at, len(text))), may_leave
             match = self._match(text, start)
             if match is None:
                 at = start + 1

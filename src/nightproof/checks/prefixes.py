@@ -90,7 +90,7 @@ def _inside(item: _Item, least: float) -> str:
         return ""
     most = None if item.most is None else item.most - 1
     once = _width(item._replace(most=1))
-    before = inf if most is None else most * once
+    before = inf if most is None else most * once if most else 0
     if item.branches is None:
         fewest = int(least) - 1
         return f"{_repeated(item.source, fewest, most)}{item.source}\\z" if before >= fewest else ""
