@@ -1,16 +1,17 @@
 """The canary: a random word in the system prompt that no answer may hold, in whatever form.
 
 An answer that holds it was made by a model that was talked into giving its prompt away. `CanaryIndex` finds it plain,
-in another case, spelled with anything between the letters, reversed, rotated, in hex, decimal, base64 (also twice),
-numbered or in the spelling alphabet, and where three quarters of it are there.
+in another case, with anything but letters and digits in between, reversed, rotated by thirteen, mirrored, in hex, decimal
+or base64, with its letters numbered or in the spelling alphabet; and where three quarters of it are there.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
 from functools import lru_cache
 
-from nightproof.checks.squeezed import squeeze
+from nightproof.checks.squeezed import DROPPED, LOWER
 
 CANARY_CHARS = 16
 """Of base32: 80 bits."""
@@ -19,13 +20,14 @@ STRIDE = 4
 HINT = 4
 """So many characters of it may be a coincidence; from there on text is held back until it is known."""
 
-_SPELLED = {
-    **dict(zip("abcdefghijklmnopqrstuvwxyz", (
-        "alfa bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa quebec"
-        " romeo sierra tango uniform victor whiskey xray yankee zulu"
-    ).split(), strict=True)),
-    **dict(zip("234567", "two three four five six seven".split(), strict=True)),
-}  # fmt: skip
+_LETTERS = b"abcdefghijklmnopqrstuvwxyz"
+_ROTATED = bytes.maketrans(_LETTERS, _LETTERS[13:] + _LETTERS[:13])
+_MIRRORED = bytes.maketrans(_LETTERS, _LETTERS[::-1])
+_WORDS = (
+    "alfa bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa quebec romeo"
+    " sierra tango uniform victor whiskey xray yankee zulu two three four five six seven"
+)
+_SPELLED = dict(zip(_LETTERS + b"234567", _WORDS.split(), strict=True))
 
 
 def draw_canary(random_bytes: bytes) -> str:
@@ -47,43 +49,39 @@ class CanaryIndex:
     """All forms of one canary, cut into pieces that a stream can be asked for."""
 
     def __init__(self, canary: str) -> None:
-        self.pieces: dict[bytes, list[tuple[bytes, int]]] = {}
-        hints: set[bytes] = set()
-        for form in forms(canary):
-            for at in range(len(form) - RUN + 1):
-                self.pieces.setdefault(form[at : at + RUN], []).append((form, at))
-            hints.update([form[at : at + HINT] for at in range(len(form) - HINT + 1)])
-        self.hints = frozenset(hints)
+        made = forms(canary)
+        self._joined = b" ".join(made)
+        self.pieces: dict[bytes, bytes] = {}
+        for form in made:
+            # A run that is long enough has a piece in one of these places where a stream is asked.
+            places = range(len(form) - _least(form) + STRIDE)
+            self.pieces.update([(form[at : at + RUN], form) for at in places])
 
     def __repr__(self) -> str:
         return f"<CanaryIndex of {len(self.pieces)} pieces>"
 
     def begun(self, squeezed: bytes, end: int) -> int:
         """Return from where on `squeezed`, up to `end`, may be a form of the canary; `end` where it is not."""
-        if squeezed[max(0, end - HINT) : end] not in self.hints:
+        if end < HINT or squeezed[end - HINT : end] not in self._joined:
             return end
         start = end - HINT
-        while start > 0 and squeezed[start - 1 : start - 1 + HINT] in self.hints:
+        while start > 0 and squeezed[start - 1 : start - 1 + HINT] in self._joined:
             start -= 1
         return start
 
     def run(self, squeezed: bytes, at: int) -> tuple[int, int, bool]:
-        """Return the longest run around the piece at `at`: start, end, and whether it is long enough to be one."""
-        longest = (at, at, False)
-        for form, place in self.pieces.get(squeezed[at : at + RUN], ()):
-            start, left = at, place
-            while left > 0 and start > 0 and form[left - 1] == squeezed[start - 1]:
-                left, start = left - 1, start - 1
-            end, right = at + RUN, place + RUN
-            while right < len(form) and end < len(squeezed) and form[right] == squeezed[end]:
-                right, end = right + 1, end + 1
-            is_one = end - start >= max(12, len(form) * 3 // 4)
-            if (is_one, end - start) > (longest[2], longest[1] - longest[0]):
-                longest = (start, end, is_one)
-        return longest
+        """Return the run around the piece at `at`: start, end, and whether it is long enough to be the canary."""
+        form = self.pieces[squeezed[at : at + RUN]]
+        left = form.index(squeezed[at : at + RUN])
+        start, end, right = at, at + RUN, left + RUN
+        while left > 0 and start > 0 and form[left - 1] == squeezed[start - 1]:
+            left, start = left - 1, start - 1
+        while right < len(form) and end < len(squeezed) and form[right] == squeezed[end]:
+            right, end = right + 1, end + 1
+        return start, end, end - start >= _least(form)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def index_of(canary: str) -> CanaryIndex:
     """Return the canary's index, made once for as long as it is in use."""
     return CanaryIndex(canary)
@@ -91,34 +89,40 @@ def index_of(canary: str) -> CanaryIndex:
 
 def forms(canary: str) -> list[bytes]:
     """Return every form that is looked for, squeezed."""
-    lower, upper = canary.lower(), canary.upper()
-    made = [_rotated(lower, by) for by in range(26)]
-    made += [lower[::-1], _rotated(lower, 13)[::-1], _mirrored(lower)]
-    for word in (upper, lower, upper[::-1]):
-        octets = word.encode()
-        hexed = [f"{octet:02x}" for octet in octets]
-        made += ["".join(hexed), "x".join(hexed), "0x".join(hexed), "u00".join(hexed)]
-        made += ["".join(map(str, octets))]
-        made += _base64_cores(octets)
-    made += [inner for core in _base64_cores(upper.encode(), lowered=False) for inner in _base64_cores(core.encode())]
-    made += ["".join(f"{number}{letter}" for number, letter in enumerate(lower, start)) for start in (0, 1)]
-    made += ["".join(_SPELLED.get(letter, letter) for letter in lower)]
-    return list(dict.fromkeys(squeeze(form) for form in made))
+    upper = canary.upper().encode()
+    lower, turned = upper.lower(), upper[::-1]
+    rotated = lower.translate(_ROTATED)
+    hexed = upper.hex()
+    pairs = [hexed[at : at + 2] for at in range(0, len(hexed), 2)]
+    made = [lower, lower[::-1], rotated, rotated[::-1], lower.translate(_MIRRORED)]
+    written = [
+        hexed,
+        lower.hex(),
+        turned.hex(),
+        "x".join(pairs),
+        "0x".join(pairs),
+        "u00".join(pairs),
+        "".join(map(str, upper)),
+        "".join([f"{number}{letter:c}" for number, letter in enumerate(lower, 1)]),
+        "".join([f"{number}{letter:c}" for number, letter in enumerate(lower)]),
+        "".join([_SPELLED.get(letter, chr(letter)) for letter in lower]),
+    ]
+    made += [form.encode() for form in written]
+    for word in (upper, lower, turned):
+        made += _base64_cores(word)
+    return made
 
 
-def _rotated(word: str, by: int) -> str:
-    return "".join(chr((ord(letter) - 97 + by) % 26 + 97) if letter.isalpha() else letter for letter in word)
+def _least(form: bytes) -> int:
+    """Return how much of a form has to be there."""
+    return max(12, len(form) * 3 // 4)
 
 
-def _mirrored(word: str) -> str:
-    return "".join(chr(219 - ord(letter)) if letter.isalpha() else letter for letter in word)
-
-
-def _base64_cores(octets: bytes, *, lowered: bool = True) -> list[str]:
+def _base64_cores(octets: bytes) -> list[bytes]:
     """Return what of `octets` in base64 does not depend on what stands before and after, in the three alignments."""
     cores = []
     for before in range(3):
-        written = base64.b64encode(bytes(before) + octets + bytes(2)).decode()
+        written = binascii.b2a_base64(bytes(before) + octets + b"\0\0", newline=False)
         core = written[-(-before * 8 // 6) : (before + len(octets)) * 8 // 6]
-        cores.append(core.lower() if lowered else core)
+        cores.append(core.translate(LOWER, DROPPED))
     return cores

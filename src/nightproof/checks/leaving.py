@@ -21,7 +21,7 @@ from nightproof.checks.leaving_clean import UNSEEN, Cleaner, Unseen
 from nightproof.checks.leaving_copies import CopyScanner
 from nightproof.checks.leaving_links import LOOKS_BACK, MAY_BE_LIVE, Edit, LinkScanner
 from nightproof.checks.leaving_loops import CHECK_EVERY, WINDOW, is_loop
-from nightproof.checks.leaving_patterns import Match, PatternSet
+from nightproof.checks.leaving_patterns import Match, PatternSet, pattern_set
 from nightproof.checks.leaving_urls import Hosts
 from nightproof.checks.prompt_shadow import NO_PROMPT, SHINGLES_SHARE, PromptShadow
 from nightproof.checks.squeezed import index_from_end, squeeze
@@ -35,7 +35,6 @@ _KEPT = 2_048
 _FLAGGED_AT_ONCE = 4_096
 _SHINGLES_WINDOW = 2 * CHECK_EVERY
 _FEWEST_HITS = 3
-_SET_MEMORY = 128 << 20
 _GRACE = {"secrets": 6}
 """So many characters of a secret may have left before it is held back: of most they are its maker's mark."""
 
@@ -67,14 +66,15 @@ class CompiledRules:
             "banned": [NamedPattern(f"banned:{at}", source, 0) for at, source in enumerate(rules.banned)],
         }
         self.held_sets = [
-            PatternSet(patterns, longest_chars=self._longest(patterns), grace_chars=_GRACE.get(kind, 0))
+            pattern_set(tuple(patterns), self._longest(patterns), _GRACE.get(kind, 0))
             for kind, patterns in kinds.items()
             if patterns and self.actions[kind] in ("withhold", "redact")
         ]
         flagged = [each for kind, patterns in kinds.items() if self.actions[kind] == "flag" for each in patterns]
-        self.flagged = PatternSet(flagged, longest_chars=self._longest(flagged)) if flagged else None
-        self.links_need_a_look = _set_of([MAY_BE_LIVE])
-        self.patterns_need_a_look = _set_of([each.may_hold for each in self.held_sets])
+        self.flagged = pattern_set(tuple(flagged), self._longest(flagged)) if flagged else None
+        self.links_need_a_look = re2.Set.SearchSet()
+        self.links_need_a_look.Add(MAY_BE_LIVE)
+        self.links_need_a_look.Compile()
         self.looks_back = max([1, *(each.grace_chars for each in self.held_sets)])
 
     def __repr__(self) -> str:
@@ -89,20 +89,11 @@ class CompiledRules:
 
 
 def _named(kind: str, patterns: Sequence[NamedPattern]) -> list[NamedPattern]:
-    return [pattern._replace(name=f"{kind}:{pattern.name}") for pattern in patterns]
-
-
-def _set_of(sources: Sequence[str]) -> re2.Set | None:
-    if not sources:
-        return None
-    options = re2.Options()
-    options.max_mem = _SET_MEMORY
-    options.log_errors = False
-    made = re2.Set.SearchSet(options)
-    for source in sources:
-        made.Add(source)
-    made.Compile()
-    return made
+    return [
+        pattern._replace(name=f"{kind}:{pattern.name}")
+        for pattern in patterns
+        if pattern.name != "url_password"  # no address with credentials stays live, whatever else is allowed
+    ]
 
 
 class OutputScanner:
@@ -129,7 +120,8 @@ class OutputScanner:
         self._left_at = 0  # up to where it has left
         self._links_at = 0  # up to where each has decided
         self._patterns_at = [0] * len(compiled.held_sets)
-        self._links_are_open = self._patterns_are_open = False  # something is undecided
+        self._links_are_open = False  # something is undecided
+        self._open = [False] * len(compiled.held_sets)
         self._edits: list[Edit] = []
         self._notes: list[tuple[int, Finding]] = []  # what counts once that place has left
         self._cuts: list[tuple[int, int, Finding]] = []
@@ -213,13 +205,11 @@ class OutputScanner:
             decided = self._decide_links(is_end=is_end)
         else:
             decided = self._links_at = end
-        looked = rules.patterns_need_a_look
-        if looked is not None:
-            if self._patterns_are_open or is_end or looked.Match(before + piece) is not None:
-                decided = min(decided, self._decide_patterns(is_end=is_end))
+        for index, patterns in enumerate(rules.held_sets):
+            if self._open[index] or is_end or patterns.may_hold(before + piece):
+                decided = min(decided, self._decide_patterns(index, patterns, is_end=is_end))
             else:
-                for index, patterns in enumerate(rules.held_sets):
-                    self._patterns_at[index] = patterns.next_at(self._patterns_at[index], end)
+                self._patterns_at[index] = patterns.next_at(self._patterns_at[index], end)
         copies = self._copies
         copies.take(squeeze(piece))
         if copies.holds_from < copies.total and not is_end:
@@ -231,8 +221,11 @@ class OutputScanner:
             self._look_at_whole(end)
         if end > self._rules.max_chars:
             self._cut(self._rules.max_chars, Finding("too_long", action="refuse"))
-        if self._cuts and self._cuts[0][0] <= decided:
-            return self._stop()
+        if self._cuts:  # where all is decided up to there only, somebody may still end it at the same place
+            place = self._cuts[0][0]
+            if place < decided or is_end:
+                return self._stop()
+            decided = min(decided, place)
         return self._leave(decided)
 
     def _decide_links(self, *, is_end: bool) -> int:
@@ -240,33 +233,38 @@ class OutputScanner:
         text, base = self._text, self._base
         edits, at = self._links.scan(text, self._links_at - base, is_end=is_end)
         if edits:
-            self._edits += [each._replace(start=each.start + base, end=each.end + base) for each in edits]
-            self._edits.sort(key=_start_of)
+            for each in edits:
+                self._add(each._replace(start=each.start + base, end=each.end + base))
         self._links_at = base + at
         self._links_are_open = at < len(text) or self._links.swallows
         return base + at
 
-    def _decide_patterns(self, *, is_end: bool) -> int:
+    def _add(self, edit: Edit) -> None:
+        """Put an edit into its place; what is swallowed piece by piece is one."""
+        for at in range(len(self._edits) - 1, -1, -1) if edit.is_swallowed else ():
+            before = self._edits[at]
+            if before.is_swallowed and before.end == edit.start:
+                self._edits[at] = before._replace(end=edit.end)
+                return
+        self._edits.append(edit)
+        self._edits.sort(key=_start_of)
+
+    def _decide_patterns(self, index: int, patterns: PatternSet, *, is_end: bool) -> int:
         """Let patterns be looked for; return up to where all is decided."""
         text, base = self._text, self._base
-        decided = len(text)
-        self._patterns_are_open = False
-        for index, patterns in enumerate(self._rules.held_sets):
-            matches, at, may_leave = patterns.scan(text, self._patterns_at[index] - base, is_end=is_end)
-            for match in matches:
-                self._do(match, patterns.grace_chars)
-            self._patterns_at[index] = base + at
-            self._patterns_are_open |= at < len(text) - max(0, patterns.grace_chars - 1) or may_leave < len(text)
-            decided = min(decided, may_leave)
-        return base + decided
+        matches, at, may_leave = patterns.scan(text, self._patterns_at[index] - base, is_end=is_end)
+        for match in matches:
+            self._do(match, patterns.grace_chars)
+        self._patterns_at[index] = base + at
+        self._open[index] = at < patterns.next_at(0, len(text))
+        return base + may_leave
 
     def _do(self, match: Match, grace_chars: int) -> None:
         """Cut, or write something else, where a pattern was found."""
         check, _, rule = match.name.partition(":")
         start, end = self._base + max(match.found_at, match.start + grace_chars), self._base + match.end
         if self._rules.action(match.name) == "redact":
-            self._edits.append(Edit(start, end, f"[{rule.replace('_', ' ')} removed]", check, rule))
-            self._edits.sort(key=_start_of)
+            self._add(Edit(start, end, f"[{rule.replace('_', ' ')} removed]", check, rule))
         else:
             self._cut(start, Finding(check, rule, action="refuse"))
 

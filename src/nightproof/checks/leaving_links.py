@@ -68,6 +68,11 @@ class Edit(NamedTuple):
     check: str
     rule: str
 
+    @property
+    def is_swallowed(self) -> bool:
+        """Say whether it is the rest of an address that is longer than what is held back."""
+        return self.rule == "long" and not self.text
+
 
 class LinkScanner:
     """Goes over one answer, piece by piece."""

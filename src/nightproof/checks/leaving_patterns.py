@@ -9,6 +9,7 @@ what may become a match are not waited for: they tell nothing, and ordinary word
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import re2
@@ -44,11 +45,16 @@ class PatternSet:
         begun = "|".join(_begun(pattern, max(1, grace_chars)) for pattern in patterns)
         self._whole = re2.compile(whole, _options())
         self._begun = re2.compile(begun, _options())
-        self.may_hold = f"{whole}|{begun}"
-        """For a text in which this finds nothing, nothing is found and nothing is undecided."""
+        self._any = re2.Set.SearchSet(_options())
+        self._any.Add(f"{whole}|{begun}")
+        self._any.Compile()
 
     def __repr__(self) -> str:
         return f"<PatternSet of {', '.join(pattern.name for _, pattern in self._patterns)}>"
+
+    def may_hold(self, text: str) -> bool:
+        """Say whether `text` has to be scanned: something may be found in it, or begin at its end."""
+        return self._any.Match(text) is not None
 
     def scan(self, text: str, at: int, *, is_end: bool) -> tuple[list[Match], int, int]:
         """Look at `text` from `at` on: the finds, where to go on next time, and up to where may leave.
@@ -68,7 +74,8 @@ class PatternSet:
                 break
             is_undecided = not is_end and start == begun_at
             if is_undecided and len(text) <= start + self.longest_chars:
-                return found, start, min(start + self.grace_chars, len(text))
+                may_leave = min(start + self.grace_chars, len(text))
+                return found, min(start, self.next_at(at, len(text))), may_leave
             match = self._match(text, start)
             if match is None:
                 at = start + 1
@@ -91,6 +98,12 @@ class PatternSet:
             if pattern.verify is None or pattern.verify(match.group(group)):
                 return Match(start, match.start(group), match.end(group), pattern.name)
         return None
+
+
+@lru_cache(maxsize=32)
+def pattern_set(patterns: tuple[NamedPattern, ...], longest_chars: int, grace_chars: int = 0) -> PatternSet:
+    """Return the set, compiled once in a process: the built-in forms cost a tenth of a second."""
+    return PatternSet(patterns, longest_chars=longest_chars, grace_chars=grace_chars)
 
 
 def _options() -> re2.Options:

@@ -9,7 +9,6 @@ true), never for less.
 from __future__ import annotations
 
 import re
-from itertools import accumulate
 from math import inf
 from typing import NamedTuple
 
@@ -58,32 +57,47 @@ def _of_branches(branches: _Branches, least: float) -> str:
 
 
 def _of_sequence(items: tuple[_Item, ...], least: float) -> str:
-    """Return what a sequence can begin with; made from its end, so that it stays linear in size."""
-    widths = list(accumulate(map(_width, items), initial=0.0))  # at most so wide is what stands before each
-    begun = ""
-    for item, before_it in zip(reversed(items), reversed(widths[:-1]), strict=True):
+    """Return what a sequence can begin with; each of its ends is made once for each number of characters missing."""
+    made: dict[tuple[int, float], str] = {}
+
+    def from_item(at: int, least: float) -> str:
+        if at == len(items):
+            return ""
+        least = max(1.0, least)
+        if (at, least) not in made:
+            made[at, least] = of_item(at, least)
+        return made[at, least]
+
+    def of_item(at: int, least: float) -> str:
+        item = items[at]
         if item.is_assertion:  # looked at only where something stands behind it
-            begun = f"{item.source}{begun}" if begun else ""
-            continue
-        options = []
-        before_last = before_it + _width(item._replace(most=None if item.most is None else max(0, item.most - 1)))
-        inside = _inside(item, least - before_last)
-        if inside:
-            before = "" if item.most == 1 else _repeated(item.source, 0, None if item.most is None else item.most - 1)
-            options.append(before + inside)
-        if begun:
-            options.append(_repeated(item.source, item.fewest, item.most) + begun)
-        begun = f"(?:{'|'.join(options)})" if options else ""
-    return begun
+            begun = from_item(at + 1, least)
+            return f"{item.source}{begun}" if begun else ""
+        options = [_inside(item, least)]
+        if item.most != 0 and (rest := from_item(at + 1, least - _width(item))):
+            options.append(_repeated(item.source, max(1, item.fewest), item.most) + rest)
+        if item.fewest == 0 and (rest := from_item(at + 1, least)):
+            options.append(rest)
+        options = list(dict.fromkeys(option for option in options if option))
+        return f"(?:{'|'.join(options)})" if options else ""
+
+    return from_item(0, least)
 
 
 def _inside(item: _Item, least: float) -> str:
+    """Return how it can end inside `item`, after some whole repetitions of it."""
     if item.most == 0:
         return ""
+    most = None if item.most is None else item.most - 1
+    once = _width(item._replace(most=1))
+    before = inf if most is None else most * once if most else 0
     if item.branches is None:
-        return item.source + r"\z" if least <= 1 else ""
-    begun = _of_branches(item.branches, least)
-    return f"(?{item.flags}:{begun})" if begun and item.flags else begun
+        fewest = int(least) - 1
+        return f"{_repeated(item.source, fewest, most)}{item.source}\\z" if before >= fewest else ""
+    begun = _of_branches(item.branches, least - before)
+    if begun and item.flags:
+        begun = f"(?{item.flags}:{begun})"
+    return f"{_repeated(item.source, 0, most)}{begun}" if begun else ""
 
 
 def _width(item: _Item) -> float:
@@ -97,6 +111,8 @@ def _width(item: _Item) -> float:
 
 
 def _repeated(source: str, fewest: int, most: int | None) -> str:
+    if most == 0:
+        return ""
     if (fewest, most) == (1, 1):
         return source
     upper = "" if most is None else str(most)

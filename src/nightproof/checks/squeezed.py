@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import unicodedata
 
-_LOWER = bytes(octet + 32 if 65 <= octet <= 90 else octet for octet in range(256))
-_DROPPED = bytes(octet for octet in range(128) if not chr(octet).isalnum())
+LOWER = bytes(octet + 32 if 65 <= octet <= 90 else octet for octet in range(256))
+DROPPED = bytes(octet for octet in range(128) if not chr(octet).isalnum())
 _MOST_KNOWN = 8_192
 
 # Letters of other scripts that look like Latin ones, and Latin letters in boxes, circles and flags.
@@ -48,8 +48,8 @@ _FOLDED = _Folded()
 def squeeze(text: str) -> bytes:
     """Return the letters and digits of `text`, folded."""
     if text.isascii():
-        return text.encode().translate(_LOWER, _DROPPED)
-    return text.translate(_FOLDED).encode().translate(_LOWER, _DROPPED)
+        return text.encode().translate(LOWER, DROPPED)
+    return text.translate(_FOLDED).encode().translate(LOWER, DROPPED)
 
 
 def index_from_end(text: str, octets: int) -> int:
