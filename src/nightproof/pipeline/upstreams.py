@@ -425,6 +425,7 @@ class _Attempting:
     def first_token(self, now: float) -> None:
         """See the first piece come."""
         self._first_s = now
+        self._ticket.begun()
 
     def ended(self, fault: UpstreamFault | None, now: float) -> None:
         """See it end: None, it answered."""
