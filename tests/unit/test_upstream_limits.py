@@ -200,7 +200,7 @@ def test_until_its_first_cut_the_limit_doubles_with_each_round_of_answers():
     limit.enter()
     limit.answered()
 
-    assert grown == [48, 112, 240, 256]
+    assert grown == [34, 70, 142, 256]
     assert limit.limit == 179
 
 
