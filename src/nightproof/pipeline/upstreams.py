@@ -75,10 +75,12 @@ class Upstreams:
         """
         if not description.upstreams:
             raise DeclarationError("A chat service has no upstream.", hint="Name one in upstreams=[...].")
-        clients: list[tuple[Client, _Shared, Secret | None]] = []
+        secrets = []
         for declared in description.upstreams:
             _check(declared)
-            secret = Secret(declared.secret, self._environ) if declared.secret else None
+            secrets.append(Secret(declared.secret, self._environ) if declared.secret else None)
+        clients: list[tuple[Client, _Shared, Secret | None]] = []
+        for declared, secret in zip(description.upstreams, secrets, strict=True):
             shared = self._shared_by(declared)
             client = Client(
                 declared,
@@ -86,10 +88,8 @@ class Upstreams:
                 secret=secret.value if secret is not None else str,
                 deadlines=self._deadlines,
             )
-            clients.append((client, shared, secret))
-        for _, shared, _ in clients:
             shared.users += 1
-            self._shared[shared.key] = shared
+            clients.append((client, shared, secret))
         return Chain(description, clients, self, addresses, self._chance)
 
     def _shared_by(self, declared: UpstreamDescription) -> _Shared:
@@ -103,14 +103,14 @@ class Upstreams:
         shared = self._shared.get(key)
         if shared is None:
             gate = Gate(self._deadlines, most=declared.max_in_flight, chance=self._chance)
-            shared = _Shared(key, gate, self._transport_of(declared))
+            shared = self._shared[key] = _Shared(key, gate, self._transport_of(declared))
         shared.gate.hold_to(declared.max_in_flight)
         return shared
 
     async def _let_go(self, shared: _Shared) -> None:
         shared.users -= 1
         if not shared.users:
-            del self._shared[shared.key]
+            self._shared.pop(shared.key, None)  # at the server's stop it is gone already
             await shared.transport.aclose()
 
     async def close(self) -> None:
