@@ -736,6 +736,9 @@ def test_two_releases_share_what_is_known_of_an_upstream_and_the_last_one_closes
     [
         ({"base_url": "ftp://example.com"}, "is no http(s) URL"),
         ({"base_url": "example.com/v1"}, "is no http(s) URL"),
+        ({"base_url": "http://example.com:99999/v1"}, "is no http(s) URL"),
+        ({"base_url": "http://[::1/v1"}, "is no http(s) URL"),
+        ({"base_url": "https://example.com/v1?key=1"}, "is no http(s) URL"),
         ({"base_url": "https://user:pass@example.com/v1"}, "is no http(s) URL"),
         (
             {"base_url": "http://api.example.com/v1", "secret": "env:KEY"},

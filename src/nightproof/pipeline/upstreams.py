@@ -13,6 +13,7 @@ import os
 import random
 import ssl
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -556,14 +557,18 @@ def transports(context: ssl.SSLContext | None = None) -> TransportMaker:
 
 def _check(declared: UpstreamDescription) -> None:
     """Raise DeclarationError where an upstream is declared in a way that is not to be asked."""
-    scheme, separator, rest = declared.base_url.partition("://")
-    host = rest.partition("/")[0].rpartition("@")[2]
-    if scheme not in ("http", "https") or not separator or not host or "@" in rest:
+    try:
+        parts = urlsplit(declared.base_url.replace("{port}", "1"))
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+        is_good = is_good and parts.port != 0 and not parts.query and not parts.fragment
+    except ValueError:  # a port that is none, a bracket that is not closed
+        is_good = False
+    if not is_good:
         raise DeclarationError(
             f"The base_url of upstream {declared.name!r} is no http(s) URL with a host and without a user.",
             hint="For example https://api.example.com/v1.",
         )
-    if scheme == "http" and declared.secret and is_public_name(host):
+    if parts.scheme == "http" and declared.secret and is_public_name(parts.netloc):
         raise DeclarationError(
             f"Upstream {declared.name!r} would be sent its key over plain HTTP.", hint="Use https://."
         )
