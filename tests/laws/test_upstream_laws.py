@@ -85,7 +85,7 @@ def test_retries_never_exceed_burst_share_and_trickle(share: float, acts: list[t
 @LAW
 @given(
     acts=st.lists(
-        st.tuples(st.sampled_from(["enter", "good", "refused", "slow", "none"]), st.floats(0, 2)),
+        st.tuples(st.sampled_from(["enter", "answered", "good", "refused", "slow", "none"]), st.floats(0, 2)),
         max_size=200,
     ),
     most=st.integers(1, 64),
@@ -101,6 +101,8 @@ def test_nobody_enters_beyond_the_limit_and_the_limit_keeps_its_bounds(
             if limit.enter():
                 inside += 1
                 assert inside <= before
+        elif act == "answered":
+            limit.answered()
         elif inside:
             limit.leave(act, now=now)  # type: ignore[arg-type]
             inside -= 1

@@ -339,19 +339,21 @@ def test_a_short_retry_after_is_waited_for_and_nobody_asks_meanwhile(liar: Liar,
     liar.behave(name, f"status 429 {told}")
 
     async def work(chain: Chain) -> tuple[float, float, int]:
+        began_s = monotonic_s()
         first = asyncio.ensure_future(chain.complete(call_of()))
         while not (pause_s := chain.snapshot()[0].pause_s):
             await asyncio.sleep(0.01)
+        asked = liar.seen(name).requests
         liar.behave(name, "ok")
-        began_s, asked = monotonic_s(), liar.seen(name).requests
         await asyncio.gather(first, chain.complete(call_of()))
         return pause_s, monotonic_s() - began_s, asked
 
     pause_s, took_s, asked = with_chain(work, declared(liar.url, name))
+    told_s = 0.4 if told == "400ms" else 1.0
 
-    assert 0.2 < pause_s <= 1.0
+    assert 0 < pause_s <= told_s
     assert asked == 1
-    assert pause_s - 0.1 <= took_s < pause_s + 1.0
+    assert told_s <= took_s < told_s + 3
 
 
 def test_a_long_retry_after_is_told_and_not_waited_for(liar: Liar):
@@ -675,6 +677,23 @@ def test_a_name_that_does_not_resolve_or_leads_inside_is_not_reached(liar: Liar,
     )
 
 
+@pytest.mark.parametrize("http2", [False, True])
+def test_a_public_name_that_comes_to_a_private_address_is_reached_only_where_it_is_declared(
+    liar: Liar, http2: bool
+):
+    # `127.0.0.0x1` is no address as we read them, has a dot, and the system's resolver makes 127.0.0.1 of it.
+    where = f"http://127.0.0.0x1:{liar.port}/v1"
+    refused, _, _ = asked_of(declared(where, "ok", http2=http2), retries_share=0.0)
+    declared_so, _, _ = asked_of(declared(where, "ok", http2=http2, private=True), retries_share=0.0)
+
+    assert isinstance(refused, UpstreamFault)
+    assert (refused.failure, refused.detail) == (
+        "upstream_unreachable",
+        "its name came to an address that it may not have",
+    )
+    assert isinstance(declared_so, Completion)
+
+
 def test_a_connection_that_nobody_accepts_ends_in_its_own_time():
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         held = []
@@ -717,6 +736,9 @@ def test_two_releases_share_what_is_known_of_an_upstream_and_the_last_one_closes
     [
         ({"base_url": "ftp://example.com"}, "is no http(s) URL"),
         ({"base_url": "example.com/v1"}, "is no http(s) URL"),
+        ({"base_url": "http://example.com:99999/v1"}, "is no http(s) URL"),
+        ({"base_url": "http://[::1/v1"}, "is no http(s) URL"),
+        ({"base_url": "https://example.com/v1?key=1"}, "is no http(s) URL"),
         ({"base_url": "https://user:pass@example.com/v1"}, "is no http(s) URL"),
         (
             {"base_url": "http://api.example.com/v1", "secret": "env:KEY"},

@@ -168,6 +168,8 @@ def test_a_quiet_service_can_try_again_now_and_then_and_one_that_wants_no_retrie
 
 def test_the_limit_grows_while_it_is_in_use_and_calls_succeed():
     limit = Concurrency()
+    limit.enter()
+    limit.leave("refused", now=0.0)
     grown = []
     for _ in range(3):
         while limit.enter():
@@ -180,8 +182,26 @@ def test_the_limit_grows_while_it_is_in_use_and_calls_succeed():
         idle.enter()
         idle.leave("good", now=0.0)
 
-    assert grown == [17, 19, 21]
+    assert grown == [12, 14, 16]
     assert idle.limit == 16, "what is not in use says nothing"
+
+
+def test_until_its_first_cut_the_limit_doubles_with_each_round_of_answers():
+    limit = Concurrency(most=256)
+    grown = []
+    for _ in range(4):
+        new = 0
+        while limit.enter():
+            new += 1
+        for _ in range(new):
+            limit.answered()
+        grown.append(limit.limit)
+    limit.leave("refused", now=1.0)
+    limit.enter()
+    limit.answered()
+
+    assert grown == [34, 70, 142, 256]
+    assert limit.limit == 179
 
 
 @pytest.mark.parametrize(("signal", "limit"), [("refused", 11), ("slow", 14), ("none", 16)])
