@@ -1,50 +1,304 @@
-"""Stand-in until the detectors are merged: the interface, with one rule."""
+"""Look at untrusted texts of a chat before a model reads them: the built-in input checks and the service's adapters.
+
+Built once per worker, called for each input task. It never raises for a text: a check that raises, runs over its
+budget or gives no verdict is a refusal (`closed`) or a pass that is named (`open`). Findings say what was found and
+where, never the text. Detectors are advice; what has to hold (tools, links, the canary) is held elsewhere.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from nightproof.base import clock
+from nightproof.base.errors import DeclarationError
+from nightproof.checks.adapters import Adapter, Found, NoVerdict, remote
 from nightproof.checks.chat_tasks import Finding
+from nightproof.checks.text import calibration as thresholds
+from nightproof.checks.text import named, personal, rules, secrets
+from nightproof.checks.text.normalise import Views, views
 from nightproof.declare.chat_description import InputCheckDescription
 
 Channel = Literal["user", "document", "tool"]
-_RULE = re.compile(r"ignore (?:all |the )?(?:previous|prior|above) instructions", re.IGNORECASE)
+CHANNELS: tuple[Channel, ...] = ("user", "document", "tool")
+DEFAULT_CHECKS: dict[str, InputCheckDescription] = {
+    "hidden_text": InputCheckDescription(action="refuse", budget_ms=1_000),
+    "injection_rules": InputCheckDescription(action="refuse", budget_ms=1_000),
+    "injection_model": InputCheckDescription(action="flag", budget_ms=2_000),
+    "secrets": InputCheckDescription(action="flag", budget_ms=1_000),
+    "personal": InputCheckDescription(action="flag", budget_ms=1_000),
+}
+"""What a service that says nothing has. Budgets of local checks are for the longest prompt on a busy machine."""
+
+_FAILURES = {"hidden_text": "hidden_text", "secrets": "personal_data", "personal": "personal_data"}
+_CAN_REDACT = ("hidden_text", "secrets", "personal")
+_REMOTE = ("http://", "https://")
+_ADAPTER_THRESHOLD = 0.5
 
 
 class Untrusted(msgspec.Struct, frozen=True):
+    """One text that the operator did not write."""
+
     text: str
     channel: Channel
     pointer: str
+    """JSON pointer of the text in the request."""
 
 
-class Inspection(msgspec.Struct, omit_defaults=True):
+class Inspection(msgspec.Struct):
+    """What the checks say of all texts of a request."""
+
     failure: str = ""
+    """Of the catalogue; empty where it may go on."""
     detail: str = ""
     findings: list[Finding] = []
     redacted: dict[str, str] = {}
+    """The new text, by pointer, where something was taken out."""
     bypassed: list[str] = []
+    """Checks without a verdict that count as passed."""
     check_us: dict[str, int] = {}
+    """Each check's own time; `forms` is what all of them share."""
+
+
+class _Seen(NamedTuple):
+    """A text and its forms."""
+
+    text: Untrusted
+    views: Views
+
+
+class _Spotted(NamedTuple):
+    """Something found in one of the texts; with places, where the check can redact."""
+
+    text: int
+    rule: str
+    view: str = ""
+    score: float = 1.0
+    spots: tuple[named.Spot, ...] = ()
+
+
+_Look = Callable[[Sequence[_Seen]], list[_Spotted]]
+
+
+class _Check(NamedTuple):
+    name: str
+    about: InputCheckDescription
+    look: _Look
 
 
 class Inspector:
+    """All checks of one release."""
+
     def __init__(
         self,
         checks: Mapping[str, InputCheckDescription],
         *,
-        calibration: Any = None,
+        calibration: Path | None = None,
         adapters: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
-        self._checks = checks
+        """Prepare the checks; a built-in one that is not named is as in `DEFAULT_CHECKS`."""
+        self._calibration = thresholds.read(calibration)
+        self._checks = [
+            _Check(name, about, self._look_of(name, about, adapters or {}))
+            for name, about in (DEFAULT_CHECKS | dict(checks)).items()
+            if about.action != "off"
+        ]
+        self._warm_up()
 
     def inspect(self, texts: Sequence[Untrusted]) -> Inspection:
-        action = self._checks["injection_rules"].action
-        for one in texts:
-            if _RULE.search(one.text) and action != "off":
-                found = Finding(check="injection_rules", rule="ignore", pointer=one.pointer, action=action)
-                failure = "injection_suspected" if action == "refuse" else ""
-                return Inspection(failure=failure, findings=[found])
-        return Inspection()
+        """Say what the checks find in the texts of one request."""
+        told = Inspection(findings=[], redacted={}, bypassed=[], check_us={})
+        began = clock.precise_us()
+        seen = [_Seen(text, views(text.text)) for text in texts]
+        told.check_us["forms"] = clock.precise_us() - began
+        spots: dict[int, list[named.Spot]] = {}
+        undecided = ""
+        for check in self._checks:
+            found, problem = self._run(check, seen, told)
+            if problem and check.about.when_fails == "open":
+                told.bypassed.append(check.name)
+            elif problem:
+                undecided = undecided or f"{check.name}: {problem}"
+            self._judge(check, found, seen, told, spots)
+        if undecided and not told.failure:
+            told.failure, told.detail = "check_failed", f"no verdict of {undecided}"
+        told.redacted = {
+            seen[at].text.pointer: named.redacted(
+                _readable(seen[at]), sorted(found, key=lambda spot: spot.start)
+            )
+            for at, found in spots.items()
+        }
+        return told
+
+    def scores(self, texts: Sequence[Untrusted]) -> dict[str, list[float]]:
+        """Return the model's scores by question, to calibrate on: `calibrated` makes a file of them."""
+        from nightproof.checks.text import model  # numpy, which only workers load
+
+        scored: dict[str, list[float]] = {}
+        for text in texts:
+            question = _question(text.channel)
+            score = model.load(question).score(views(text.text)).score
+            scored.setdefault(f"injection_model.{question}", []).append(score)
+        return scored
+
+    def _warm_up(self) -> None:
+        """Build the automata and load the weights now, so that no request waits for them."""
+        seen = [
+            _Seen(text, views(text.text))
+            for text in (Untrusted("Is this on?", each, "") for each in CHANNELS)
+        ]
+        for check in self._checks:
+            if check.name in DEFAULT_CHECKS and not check.about.adapter:
+                check.look(seen)
+
+    def _run(self, check: _Check, seen: Sequence[_Seen], told: Inspection) -> tuple[list[_Spotted], str]:
+        began = clock.precise_us()
+        problem = ""
+        found: list[_Spotted] = []
+        try:
+            found = check.look(seen)
+        except NoVerdict as error:
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001
+            # A check must not cost the request more than its policy says; the record names it.
+            problem = f"it raised {type(error).__name__}"
+        took_us = clock.precise_us() - began
+        told.check_us[check.name] = took_us
+        if not problem and took_us > check.about.budget_ms * 1_000:
+            problem = f"it took longer than {check.about.budget_ms:g} ms"
+        return found, problem
+
+    def _judge(
+        self,
+        check: _Check,
+        found: Sequence[_Spotted],
+        seen: Sequence[_Seen],
+        told: Inspection,
+        spots: dict[int, list[named.Spot]],
+    ) -> None:
+        action = check.about.action
+        for one in found:
+            told.findings.append(
+                Finding(
+                    check=check.name,
+                    rule=one.rule,
+                    view=one.view,
+                    score=round(one.score, 4),
+                    pointer=seen[one.text].text.pointer,
+                    action=action,
+                )
+            )
+            if action == "refuse" and not told.failure:
+                told.failure = _FAILURES.get(check.name, "injection_suspected")
+                told.detail = f"{check.name}: {one.rule}"
+            if action == "redact":
+                taken = spots.setdefault(one.text, [])
+                taken += [spot for spot in one.spots if not any(_overlap(spot, other) for other in taken)]
+
+    def _look_of(
+        self, name: str, about: InputCheckDescription, adapters: Mapping[str, Callable[..., Any]]
+    ) -> _Look:
+        if about.adapter or name not in DEFAULT_CHECKS:
+            return self._adapted(name, about, adapters)
+        if about.action == "redact" and name not in _CAN_REDACT:
+            raise DeclarationError(
+                f"The check {name!r} finds no places that could be redacted.", hint="Use refuse or flag."
+            )
+        looks: dict[str, _Look] = {
+            "hidden_text": _hidden,
+            "injection_rules": _rules,
+            "injection_model": lambda seen: self._model(seen, about.threshold),
+            "secrets": lambda seen: _places(secrets.built_in(), seen),
+            "personal": lambda seen: _places(personal.built_in(), seen),
+        }
+        return looks[name]
+
+    def _adapted(
+        self, name: str, about: InputCheckDescription, adapters: Mapping[str, Callable[..., Any]]
+    ) -> _Look:
+        within_s = about.budget_ms / 1_000
+        if name in adapters:
+            ask = adapters[name]
+        elif about.adapter.startswith(_REMOTE):
+            ask = remote(about.adapter, within_s=within_s)
+        else:
+            raise DeclarationError(
+                f"The check {name!r} is not built in, and its adapter {about.adapter!r} is not there.",
+                hint=f"Built in are {', '.join(DEFAULT_CHECKS)}; adapters are a URL or module:function.",
+            )
+        adapter = Adapter(name, ask)
+        known = self._calibration.detectors.get(name)
+        threshold = about.threshold or (known.threshold if known else _ADAPTER_THRESHOLD)
+
+        def look(seen: Sequence[_Seen]) -> list[_Spotted]:
+            texts = [_readable(one) for one in seen]
+            found = adapter.look(texts, within_s=within_s, threshold=threshold) if texts else []
+            return [_spotted(one, name) for one in found]
+
+        return look
+
+    def _model(self, seen: Sequence[_Seen], declared: float) -> list[_Spotted]:
+        from nightproof.checks.text import features, model  # numpy, which only workers load
+
+        found = []
+        for at, one in enumerate(seen):
+            question = _question(one.text.channel)
+            known = self._calibration.detectors.get(f"injection_model.{question}")
+            if known and known.version != features.VERSION:
+                known = None
+            threshold = declared or (known.threshold if known else model.load(question).threshold)
+            best = model.load(question).score(one.views)
+            if best.score > threshold:
+                found.append(_Spotted(at, question, best.view, best.score))
+        return found
+
+
+def _question(channel: Channel) -> Literal["prompt", "document"]:
+    return "prompt" if channel == "user" else "document"
+
+
+def _hidden(seen: Sequence[_Seen]) -> list[_Spotted]:
+    found = []
+    for at, (text, forms) in enumerate(seen):
+        reason = forms.hidden.reason(len(text.text))
+        if reason:
+            found.append(_Spotted(at, reason))
+        elif forms.is_capped:
+            found.append(_Spotted(at, "too_much_encoded"))
+    return found
+
+
+def _rules(seen: Sequence[_Seen]) -> list[_Spotted]:
+    return [
+        _Spotted(at, hit.rule, hit.view)
+        for at, one in enumerate(seen)
+        for hit in rules.built_in().hits(one.views.forms)
+    ]
+
+
+def _places(patterns: named.Patterns, seen: Sequence[_Seen]) -> list[_Spotted]:
+    found = []
+    for at, one in enumerate(seen):
+        by_kind: dict[str, list[named.Spot]] = {}
+        for spot in patterns.find(_readable(one)):
+            by_kind.setdefault(spot.name, []).append(spot)
+        found += [_Spotted(at, kind, spots=tuple(spots)) for kind, spots in by_kind.items()]
+    return found
+
+
+def _readable(one: _Seen) -> str:
+    """Return what places are counted in: the text as a person sees it."""
+    return one.views.normal
+
+
+def _spotted(found: Found, name: str) -> _Spotted:
+    rule = found.rule or name
+    spots = (named.Spot(rule, found.start, found.end),) if found.end > found.start else ()
+    return _Spotted(found.text, rule, "plain", found.score, spots)
+
+
+def _overlap(one: named.Spot, other: named.Spot) -> bool:
+    return one.start < other.end and other.start < one.end

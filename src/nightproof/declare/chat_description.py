@@ -76,6 +76,13 @@ class OutputRules(msgspec.Struct, frozen=True, kw_only=True):
     banned: list[str] = []
     """Regular expressions (RE2) that no answer may hold."""
     html: Literal["remove", "allow"] = "remove"
+    bare_hosts: Literal["inert", "keep"] = "inert"
+    """What becomes of `example.com` without a scheme, which some clients make a link of. Code holds many words that
+    look like one (`user.id`): keep them where the client does not make links of plain text."""
+    prompt_leak: Literal["withhold", "flag", "off"] = "withhold"
+    """What is done when an answer repeats the system prompt."""
+    sayable: list[str] = []
+    """Passages of the system prompt that answers may repeat word for word, such as opening hours."""
     secrets: Literal["withhold", "redact", "flag", "off"] = "withhold"
     personal: Literal["withhold", "redact", "flag", "off"] = "flag"
     max_chars: int = 262_144

@@ -70,8 +70,8 @@ async def accept_chat(story: Story, house: House) -> ChatRequest:
 
 
 def chat_of(release: ServedRelease, story: Story) -> ChatRelease:
-    """Return what the release answers chats with. Raises Refusal where it is no chat service."""
-    if release.chat is None:
+    """Return what the release answers chats with. Raises Refusal where it answers records."""
+    if release.chat is None or release.chat.description.is_typed:
         raise Refusal(
             f"Service {story.service!r} answers records, not chats.",
             failure="unknown_service",

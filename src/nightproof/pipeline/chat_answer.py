@@ -163,8 +163,10 @@ def may_leave(
     item, facts = request.item, facts_of(story)
     facts.is_refusal = bool(answer.refusal)
     for scanner in scanners:
-        facts.findings += scanner.findings
-        item.findings = [*item.findings, *(finding.check for finding in scanner.findings)]
+        # That a part is empty is no finding: there may be a tool call, or a refusal, in place of a text.
+        found = [finding for finding in scanner.findings if finding.check != "empty"]
+        facts.findings += found
+        item.findings = [*item.findings, *(finding.check for finding in found)]
         if scanner.stopped:
             item.failure, item.detail = "unsafe_output", scanner.stopped
             return False

@@ -15,7 +15,7 @@ from nightproof.base.errors import Refusal
 from nightproof.checks.canary import draw_canary
 from nightproof.pipeline.accept import Request, accept
 from nightproof.pipeline.chat import answer_whole
-from nightproof.pipeline.chat_accept import boundary_of, chat_of
+from nightproof.pipeline.chat_accept import boundary_of
 from nightproof.pipeline.chat_admit import admit_chat
 from nightproof.pipeline.chat_values import ChatAnswer, ChatAsk, ChatFacts, ChatRequest
 from nightproof.pipeline.check import judge
@@ -33,8 +33,8 @@ async def predict_by_chat(story: Story, house: House) -> None:
     if story.replay is not None:
         story.ending, story.failure = story.replay.ending, story.replay.failure
         return
-    chat = chat_of(request.release, story)
-    if not chat.description.is_typed:
+    chat = request.release.chat
+    if chat is None or not chat.description.is_typed:
         raise Refusal(
             f"Service {story.service!r} answers chats, not records.",
             failure="unknown_service",

@@ -10,9 +10,9 @@ from nightproof.workers.upstream.values import Attempt, Usage
 
 if TYPE_CHECKING:  # what these bring along is not loaded by a server without a chat service
     from nightproof.base.values import Caller
-    from nightproof.checks.canary import PromptShadow
     from nightproof.checks.chat_tasks import Finding
     from nightproof.checks.leaving import CompiledRules
+    from nightproof.checks.prompt_shadow import PromptShadow
     from nightproof.declare.chat_description import ChatDescription
     from nightproof.pipeline.house import ServedRelease, ServedService
     from nightproof.pipeline.story import Item

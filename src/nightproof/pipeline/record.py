@@ -61,7 +61,7 @@ async def _keep(story: Story, house: House) -> None:
     spill = house.spill
     may_spill = spill is not None and story.service in house.spilling_services and not story.idem
     if may_spill and not house.ledger.should_try:
-        await spill.append(entry)  # type: ignore[union-attr]
+        await _keep_beside(entry, story, house)
         return
     story.appended = house.ledger.append(entry, others=house.limiter.in_flight)
     try:
@@ -70,8 +70,20 @@ async def _keep(story: Story, house: House) -> None:
     except AuditUnavailable:
         if not may_spill:
             raise
-        story.appended = None
-        await spill.append(entry)  # type: ignore[union-attr]
+        await _keep_beside(entry, story, house)
+
+
+async def _keep_beside(entry: Entry, story: Story, house: House) -> None:
+    """Make the entry durable in the spill. A caller who leaves does not stop it: it is written, and counts, once."""
+    written = asyncio.ensure_future(house.spill.append(entry))  # type: ignore[union-attr]
+    story.appended = written
+    try:
+        await asyncio.shield(written)
+    except asyncio.CancelledError:
+        if not written.done():
+            service = story.service
+            written.add_done_callback(lambda done: _count_failed(done, house, "audit_unavailable", service))
+        raise
 
 
 def record_abandoned(story: Story, house: House) -> None:
@@ -113,13 +125,13 @@ def _count_lost(fault: BaseException, house: House, failure: str, service: str) 
         later.add_done_callback(lambda done: _count_failed(done, house, failure, service))
 
 
-def _count_failed(done: asyncio.Future[int], house: House, failure: str, service: str) -> None:
+def _count_failed(done: asyncio.Future[Any], house: House, failure: str, service: str) -> None:
     """Count an entry that failed with nobody waiting."""
     if not done.cancelled() and (fault := done.exception()) is not None:
         _count_lost(fault, house, failure, service)
 
 
-def _finish_without_its_caller(story: Story, house: House, appended: asyncio.Future[int]) -> None:
+def _finish_without_its_caller(story: Story, house: House, appended: asyncio.Future[Any]) -> None:
     """Finish a story whose caller left while the record was on its way: the ending is the recorded one."""
     if appended.done():
         fault = None if appended.cancelled() else appended.exception()
