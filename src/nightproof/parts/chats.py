@@ -204,4 +204,4 @@ def _compiled(chat: ChatDescription) -> tuple[CompiledRules, PromptShadow, Upstr
     except ImportError as error:
         raise DeclarationError(f"Chat services need {error.name}.", hint=_NO_EXTRA) from error
     rules = CompiledRules(chat.output, secrets=secrets.patterns(), personal=personal.patterns())
-    return rules, PromptShadow(chat.prompt), Upstreams(Deadlines())
+    return rules, PromptShadow(chat.prompt, chat.output.sayable), Upstreams(Deadlines())

@@ -10,7 +10,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -31,6 +31,7 @@ from nightproof.checks.chat_tasks import (
 )
 from nightproof.checks.inspecting import Channel, Inspector, Untrusted
 from nightproof.checks.spotlight import escape, spotlit, words_for
+from nightproof.checks.text import calibration as thresholds
 from nightproof.declare.chat import ChatService, template_parts
 from nightproof.declare.chat_description import ChatDescription
 from nightproof.declare.describe import Description
@@ -40,6 +41,9 @@ from nightproof.declare.folder import read_golden
 from nightproof.workers.chat_golden import ChatCase, chat_cases, trouble_with
 from nightproof.workers.usercode import failed, field_errors, is_finite
 from nightproof.workers.wire import Answer
+
+if TYPE_CHECKING:  # only where a golden case is an answer
+    from nightproof.checks.leaving import OutputScanner
 
 _CHANNELS: dict[str, Channel] = {"tool": "tool", "function": "tool"}
 _OPERATORS = ("system", "developer")
@@ -62,7 +66,7 @@ class LoadedChat:
         self._service = service
         self._chat: ChatDescription = description.chat
         adapters = _adapters(self._chat)
-        calibration = folder / "calibration.json"
+        calibration = folder / thresholds.FILE_NAME
         self._inspector = Inspector(self._chat.input_checks, calibration=calibration, adapters=adapters)
         # A vendor that is away makes requests fail or pass, as declared; it makes no worker unfit.
         local = {
@@ -71,6 +75,7 @@ class LoadedChat:
             if not check.adapter.startswith(("http://", "https://"))
         }
         self._golden_inspector = Inspector(local, calibration=calibration, adapters=adapters)
+        self._rules: Callable[[], OutputScanner] | None = None
         self._typed = _Typed(service, self._chat) if service.is_typed else None
         self._prompt_tokens = tokens.estimate(self._chat.prompt) + tokens.MESSAGE_TOKENS
         self._golden: list[ChatCase] = chat_cases(
@@ -93,13 +98,31 @@ class LoadedChat:
         """Look at the golden cases again; return what does not hold, or nothing."""
         for case in self._golden:
             try:
-                verdict = self._look_at(case.task, self._golden_inspector)
+                verdict = self._leaving(case.task) or self._look_at(case.task, self._golden_inspector)
             except (Exception, SystemExit) as error:  # noqa: BLE001
                 # As for a caller's task: a validator of the user's may raise anything.
                 return f"golden.jsonl line {case.line}: {failed(error).detail}"
             if trouble := trouble_with(case, verdict):
                 return trouble
         return ""
+
+    def _leaving(self, task: InputTask | OutputTask) -> OutputVerdict | None:
+        """Say what keeps a golden answer from leaving at all: the rules that the server holds every answer to."""
+        if isinstance(task, InputTask):
+            return None
+        if self._rules is None:
+            from nightproof.checks.leaving import CompiledRules, OutputScanner
+            from nightproof.checks.prompt_shadow import PromptShadow
+
+            rules = CompiledRules(self._chat.output)
+            prompt = PromptShadow(self._chat.prompt, self._chat.output.sayable)
+            self._rules = lambda: OutputScanner(rules, canary="", prompt=prompt)
+        scanner = self._rules()
+        scanner.feed(task.text)
+        scanner.end()
+        if not scanner.stopped:
+            return None
+        return OutputVerdict(failure="unsafe_output", detail=scanner.stopped, findings=scanner.findings)
 
     @property
     def golden_cases(self) -> int:
