@@ -54,6 +54,8 @@ class Inspection(msgspec.Struct):
     """Checks without a verdict that count as passed."""
     check_us: dict[str, int] = {}
     """Each check's own time; `forms` is what all of them share."""
+    scores: dict[str, float] = {}
+    """What the checks that score said of the user's last message, found or not."""
 
 
 class _Seen(NamedTuple):
@@ -94,6 +96,8 @@ class Inspector:
     ) -> None:
         """Prepare the checks; a built-in one that is not named is as in `BUILT_IN_CHECKS`."""
         self._calibration = thresholds.read(calibration)
+        self._scores: dict[str, float] = {}
+        """What the scoring checks say of the input that is looked at now."""
         self._checks = [
             _Check(name, about, self._look_of(name, about, adapters or {}))
             for name, about in (BUILT_IN_CHECKS | dict(checks)).items()
@@ -104,6 +108,7 @@ class Inspector:
     def inspect(self, texts: Sequence[Untrusted]) -> Inspection:
         """Say what the checks find in the texts of one request."""
         told = Inspection(findings=[], redacted={}, bypassed=[], check_us={})
+        self._scores = told.scores
         began = clock.precise_us()
         seen = [_Seen(text, views(text.text)) for text in texts]
         told.check_us["forms"] = clock.precise_us() - began
@@ -244,6 +249,8 @@ class Inspector:
                 known = None
             threshold = declared or (known.threshold if known else model.load(question).threshold)
             best = model.load(question).score(one.views)
+            if one.text.channel == "user":
+                self._scores["injection_model"] = best.score  # of the last one, in the end
             if best.score > threshold:
                 found.append(_Spotted(at, question, best.view, best.score))
         return found

@@ -133,11 +133,12 @@ def judge_whole(
     completion: Completion, request: ChatRequest, story: Story, house: House
 ) -> ChatAnswer | None:
     """Let what may leave of a whole answer leave; None where it is withheld and the item says why."""
-    scanners = [scanner_of(request), scanner_of(request)]
-    texts = [
-        scanner.feed(text) + scanner.end()
-        for scanner, text in zip(scanners, (completion.text, completion.refusal), strict=True)
-    ]
+    scanners = []
+    texts = ["", ""]
+    for place, text in enumerate((completion.text, completion.refusal)):
+        if text:
+            scanners.append(scanner_of(request))
+            texts[place] = scanners[-1].feed(text) + scanners[-1].end()
     answer = ChatAnswer(
         content=texts[0],
         refusal=texts[1],

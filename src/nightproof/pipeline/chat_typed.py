@@ -7,15 +7,13 @@ not fit is sent back with what is wrong. Records of a list are asked one beside 
 from __future__ import annotations
 
 import asyncio
-import os
 
 import msgspec
 
 from nightproof.base.errors import Refusal
-from nightproof.checks.canary import draw_canary
 from nightproof.pipeline.accept import Request, accept
 from nightproof.pipeline.chat import answer_whole
-from nightproof.pipeline.chat_accept import boundary_of
+from nightproof.pipeline.chat_accept import boundary_of, canary_of
 from nightproof.pipeline.chat_admit import admit_chat
 from nightproof.pipeline.chat_values import ChatAnswer, ChatAsk, ChatFacts, ChatRequest
 from nightproof.pipeline.check import judge
@@ -74,7 +72,7 @@ def _of_item(request: Request, item: Item, house: House) -> ChatRequest:
         deadline_s=request.deadline_s,
         size_bytes=request.size_bytes,
         boundary=boundary_of(item.input, house),
-        canary=draw_canary(os.urandom(10)),
+        canary=canary_of(release.chat),
         ask=ChatAsk(service=request.served.name, messages=[]),
         record=msgspec.Raw(item.input),
     )

@@ -20,7 +20,7 @@ from nightproof.audit.vault import Part
 from nightproof.base.errors import Fault, Refusal
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.values import Reply
-from nightproof.pipeline.chat_record import chat_content, chat_facts
+from nightproof.pipeline.chat_record import chat_content, chat_facts, rows_of, tries_of
 from nightproof.pipeline.house import House
 from nightproof.pipeline.reply import reply_of
 from nightproof.pipeline.story import Item, Story
@@ -169,12 +169,13 @@ def _finish(story: Story, house: House) -> None:
     if story.watcher is not None:
         story.watcher.seen(story)
     if house.traces is not None:
-        _trace(story, house.traces)
+        _trace(story, house.traces, house)
     if house.drift is not None and story.items and story.caller is not None:
-        house.drift.take(story.service, story.release, story.items, story.caller.key_id)
+        seen = story.items if story.chat is None else rows_of(story)
+        house.drift.take(story.service, story.release, seen, story.caller.key_id)
 
 
-def _trace(story: Story, traces: Queue) -> None:
+def _trace(story: Story, traces: Queue, house: House) -> None:
     """Let the request be traced: names, ids and times, if the second's budget has room for it."""
     arrival, context = story.arrival, story.arrival.context
     trace_id = arrival.trace_id or arrival.id.replace("-", "0")
@@ -206,6 +207,7 @@ def _trace(story: Story, traces: Queue) -> None:
             stages_us=tuple(story.stages_us),
             items=tuple(items),
             records=len(story.items),
+            attempts=() if story.chat is None else tries_of(story, house),
         )
     )
 

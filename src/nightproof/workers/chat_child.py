@@ -156,6 +156,7 @@ class LoadedChat:
             bypassed=list(seen.bypassed),
             check_us=dict(seen.check_us),
             is_tainted=conversation.is_tainted,
+            scores=dict(seen.scores),
         )
         if verdict.failure or self._refuses(conversation.given, verdict):
             return verdict

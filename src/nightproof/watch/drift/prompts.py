@@ -115,7 +115,7 @@ def guard_of(scores: Mapping[str, float]) -> bytes:
     return orjson.dumps({GUARD: max(scores.values())}) if scores else b""
 
 
-class PromptSeen(msgspec.Struct, frozen=True):
+class PromptSeen(msgspec.Struct, eq=False):
     """A chat as the drift watch takes it: also one that was refused, since attacks are what is to be seen."""
 
     input: bytes
