@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from nightproof.base.errors import DeclarationError
 from nightproof.checks.chat_tasks import (
+    Finding,
     InputTask,
     InputVerdict,
     OutputTask,
@@ -20,11 +21,13 @@ from nightproof.checks.chat_tasks import (
     output_verdict_decoder,
     task_encoder,
 )
+from nightproof.checks.inspecting import Inspection, Untrusted
 from nightproof.checks.spotlight import MARK
 from nightproof.declare.describe import describe
 from nightproof.declare.folder import load_service
 from nightproof.testing import answer, look_at
 from nightproof.workers.chat_child import LoadedChat
+from nightproof.workers.chat_seen import SeenBefore
 from tests.serving import ROOT, SERVICES
 
 BOUNDARY = "0123456789abcdef01234567"
@@ -245,6 +248,59 @@ def test_personal_data_is_taken_out_of_what_is_sent(shop: LoadedChat):
     assert msgspec.json.decode(told.messages[2]["tool_calls"][0]["function"]["arguments"])["card"]
     assert {one.action for one in told.findings if one.check == "personal"} == {"redact"}
     assert "4111" not in str(told.findings)
+
+
+class Counting:
+    """An inspector that counts what it is shown, and finds the word bad."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.bypassed: list[str] = []
+
+    def inspect(self, texts: Sequence[Untrusted]) -> Inspection:
+        """Look at texts."""
+        self.shown += [one.text for one in texts]
+        found = [Finding(check="words", pointer=one.pointer) for one in texts if "bad" in one.text]
+        return Inspection(findings=found, redacted={}, bypassed=list(self.bypassed), check_us={})
+
+
+def turns(*texts: str, channel: Any = "user") -> list[Untrusted]:
+    return [Untrusted(text, channel, f"/messages/{place}/content") for place, text in enumerate(texts)]
+
+
+def test_earlier_turns_that_were_clean_are_not_looked_at_again_and_the_last_always_is():
+    counting = Counting()
+    seen = SeenBefore(counting, remembers=True)  # type: ignore[arg-type]
+
+    for last, texts in ((0, ["a"]), (2, ["a", "bad", "c"]), (4, ["a", "bad", "c", "d", "c"])):
+        told = seen.inspect(turns(*texts), last_message=f"/messages/{last}/")
+
+    assert counting.shown == ["a", "bad", "c", "bad", "d", "c"]
+    assert [one.pointer for one in told.findings] == ["/messages/1/content"]
+
+
+def test_only_what_every_check_saw_in_the_same_channel_is_known():
+    counting = Counting()
+    seen = SeenBefore(counting, remembers=True)  # type: ignore[arg-type]
+
+    counting.bypassed = ["injection_model"]
+    seen.inspect(turns("a", "b"), last_message="/messages/1/")
+    counting.bypassed = []
+    seen.inspect(turns("a", "b"), last_message="/messages/1/")
+    seen.inspect(turns("a", "c", channel="tool"), last_message="/messages/1/")
+    seen.inspect(turns("a"), last_message="")
+
+    assert counting.shown == ["a", "b", "a", "b", "a", "c", "a"]
+
+
+def test_the_memory_is_bounded_and_holds_no_text():
+    counting = Counting()
+    seen = SeenBefore(counting, remembers=True)  # type: ignore[arg-type]
+
+    for number in range(170):
+        seen.inspect(turns(*(f"text {number} {place}" for place in range(100))), last_message="/messages/99/")
+
+    assert repr(seen) == "<SeenBefore: 16384 clean texts>"
 
 
 # -- records -------------------------------------------------------------------------------------

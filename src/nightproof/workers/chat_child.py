@@ -39,6 +39,7 @@ from nightproof.declare.endpoint import DeclaredCheck
 from nightproof.declare.fields import UNTRUSTED_WORD
 from nightproof.declare.folder import read_golden
 from nightproof.workers.chat_golden import ChatCase, chat_cases, trouble_with
+from nightproof.workers.chat_seen import SeenBefore
 from nightproof.workers.usercode import failed, field_errors, is_finite
 from nightproof.workers.wire import Answer
 
@@ -67,14 +68,20 @@ class LoadedChat:
         self._chat: ChatDescription = description.chat
         adapters = _adapters(self._chat)
         calibration = folder / thresholds.FILE_NAME
-        self._inspector = Inspector(self._chat.input_checks, calibration=calibration, adapters=adapters)
+        has_adapters = any(check.adapter for check in self._chat.input_checks.values())
+        self._inspector = SeenBefore(
+            Inspector(self._chat.input_checks, calibration=calibration, adapters=adapters),
+            remembers=not has_adapters,  # what somebody else judges, he may judge otherwise tomorrow
+        )
         # A vendor that is away makes requests fail or pass, as declared; it makes no worker unfit.
         local = {
             name: check
             for name, check in self._chat.input_checks.items()
             if not check.adapter.startswith(("http://", "https://"))
         }
-        self._golden_inspector = Inspector(local, calibration=calibration, adapters=adapters)
+        self._golden_inspector = SeenBefore(
+            Inspector(local, calibration=calibration, adapters=adapters), remembers=False
+        )
         self._rules: Callable[[], OutputScanner] | None = None
         self._typed = _Typed(service, self._chat) if service.is_typed else None
         self._prompt_tokens = tokens.estimate(self._chat.prompt) + tokens.MESSAGE_TOKENS
@@ -138,17 +145,17 @@ class LoadedChat:
             told = failed(error)
             return Answer(failure="check_failed", detail=told.detail)
 
-    def _look_at(self, task: InputTask | OutputTask, inspector: Inspector) -> InputVerdict | OutputVerdict:
+    def _look_at(self, task: InputTask | OutputTask, inspector: SeenBefore) -> InputVerdict | OutputVerdict:
         return self._look_in(task, inspector) if isinstance(task, InputTask) else self._look_out(task)
 
-    def _look_in(self, task: InputTask, inspector: Inspector) -> InputVerdict:
+    def _look_in(self, task: InputTask, inspector: SeenBefore) -> InputVerdict:
         try:
             conversation = self._read(task)
         except ValidationError as error:
             return InputVerdict(failure="invalid_input", errors=field_errors(error))
         if conversation.error is not None:
             return InputVerdict(failure="invalid_input", errors=[conversation.error])
-        seen = inspector.inspect(conversation.texts)
+        seen = inspector.inspect(conversation.texts, last_message=conversation.last_message)
         verdict = InputVerdict(
             failure=seen.failure,
             detail=seen.detail,
@@ -226,6 +233,8 @@ class _Conversation:
     """What an input says, as texts to be inspected and as messages to be sent."""
 
     error: FieldError | None = None
+    last_message = ""
+    """Under which pointer lies what is certainly new; empty where all of it may be."""
     given: Any = None
     """What the user's own checks are given."""
 
@@ -244,6 +253,7 @@ class _Messages(_Conversation):
     def __init__(self, task: InputTask, marks: str, *, refuses_system: bool) -> None:
         super().__init__()
         self.given = task.messages
+        self.last_message = f"/messages/{len(task.messages) - 1}/"
         self._messages = task.messages
         self._marks = marks
         for place, message in enumerate(task.messages):
