@@ -36,7 +36,7 @@ from typing import Any
 
 import httptools
 
-CUE = re.compile(r"\[\[(\w+)([^\]]*)\]\]")
+CUE = re.compile(r"\[\[(\w+)(.*?)\]\]", re.DOTALL)
 ORDER = re.compile(r"\b\d{4,8}\b")
 LINKS = re.compile(r"!?\[[^\]]*\]\([^)]*\)|https?://\S+")
 TOPICS = (

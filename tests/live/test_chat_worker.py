@@ -221,6 +221,8 @@ def test_the_examples_upstream_speaks_the_protocol_and_misbehaves_on_cue():
                 body = {"model": "m", "messages": [{"role": "user", "content": text}], **more}
                 return client.post("/chat/completions", json=body)
 
+            said = post("[[say ![x](https://a.example/x) [y] z]]").json()["choices"][0]["message"]["content"]
+            assert said == "![x](https://a.example/x) [y] z"
             limited = post("hi [[status 429 7]]")
             assert (limited.status_code, limited.headers["retry-after"]) == (429, "7")
             for cue in ("reset", "cut"):
