@@ -22,7 +22,7 @@ LOOKS_BACK = 256
 # Everything that may need a look, for RE2: a text in which it finds nothing is plain. Where nothing was undecided
 # before, it may be asked about a new piece alone.
 MAY_BE_LIVE = (
-    r"[<\]&]|:(?:\z|\S)|[/\\](?:\z|[/\\])|\.(?:\z|[\pL\pN])"
+    r"[<\]&]|:(?:\z|\S)|[/\\](?:\z|[/\\])|\.(?:\z|\S)"
     r"|(?:\A|[^A-Za-z0-9])(?i:h(?:t(?:tp?s?)?)?|w{1,3})\z"
 )
 
