@@ -14,9 +14,12 @@ from nightproof.checks.text import features
 from nightproof.checks.text.model import Model, Question, Weights, prepared
 from nightproof.checks.text.normalise import matching, normal
 
-REGULARISATION = {"prompt": 1.0, "document": 1.0}
-GROUP_WEIGHTS = (1.0, 1.0, 1.0, 0.7)
+REGULARISATION = {"prompt": 3.0, "document": 3.0}
+GROUP_WEIGHTS = (1.0, 1.0, 1.0, 0.3)
 """How much each group of features counts before the fit: letters, words, concepts, shape."""
+
+SOURCE_WEIGHTS = {"own-sentences": 16.0}
+"""Of sources that count for more than the root of their size."""
 
 
 class Row(NamedTuple):
@@ -57,7 +60,9 @@ def matrix(rows: Sequence[Row]) -> Any:
 def balanced(rows: Sequence[Row]) -> Any:
     """Weigh rows so that a source counts by the root of its size, and both labels the same in all."""
     sizes = Counter((row.source, row.label) for row in rows)
-    weights = np.array([sizes[row.source, row.label] ** -0.5 for row in rows])
+    weights = np.array(
+        [SOURCE_WEIGHTS.get(row.source, 1.0) * sizes[row.source, row.label] ** -0.5 for row in rows]
+    )
     labels = np.array([row.label for row in rows])
     for label in (0, 1):
         weights[labels == label] *= len(rows) / 2 / weights[labels == label].sum()
@@ -75,7 +80,7 @@ def weights_of(
 ) -> tuple[Any, Weights]:
     """Fit, and round to eight bits."""
     labels = np.array([row.label for row in rows])
-    fitted = LogisticRegression(C=REGULARISATION[question] * 10, max_iter=300, tol=1e-3, solver="lbfgs")
+    fitted = LogisticRegression(C=REGULARISATION[question], max_iter=300, tol=1e-3, solver="lbfgs")
     fitted.fit(given, labels, sample_weight=balanced(rows))
     exact = fitted.coef_[0].copy()
     table = np.zeros(features.SLOTS, dtype=np.int8)

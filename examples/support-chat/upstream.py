@@ -4,7 +4,7 @@
     curl localhost:9000/v1/chat/completions -d '{"model": "shop-1", "messages": [{"role": "user", "content": "hi"}]}'
 
 It can be told to misbehave, so that you see what Nightproof does then. Either in the text of the last user message,
-or for all calls from now on by the control route:
+in the prompt, or for all calls from now on by the control route:
 
     "Where is my order? [[slow 2]]"                          this answer begins after two seconds
     curl localhost:9000/control -d '{"act": "status 500"}'   each answer is a 500 until {"act": ""}
@@ -70,6 +70,9 @@ class Shop:
         """Return the act of this call and its argument: the last question's own, or the standing one."""
         asked = [text_of(message) for message in messages if message.get("role") == "user"]
         if asked and (cue := CUE.search(asked[-1])):
+            return cue[1], cue[2].strip()
+        prompts = [text_of(message) for message in messages if message.get("role") == "system"]
+        if prompts and (cue := CUE.search(prompts[0])):
             return cue[1], cue[2].strip()
         act, _, argument = self.act.partition(" ")
         if act and self.times:

@@ -164,7 +164,7 @@ class Runtime:
             certificate_days=certificate_days,
         )
 
-        self.chats = Chats(state, self.house, observe=self._observe)
+        self.chats = Chats(state, self.house, settings.workers)
         self.services = Services(
             settings,
             state,
@@ -372,9 +372,6 @@ class Runtime:
         detail = f"it ended by {why}; another one took over what it held"
         self._happened.note("audit_writer_lost", detail=detail, now_s=monotonic_s())
         log("audit_writer_lost", level="error", why=why)
-
-    def _observe(self, event: str, **named: Any) -> None:
-        self.services.observe(event, **named)
 
     def _storage_low(self, is_low: bool) -> None:
         self.house.storage_low = is_low

@@ -37,8 +37,6 @@ _FAILURES = {"hidden_text": "hidden_text", "secrets": "personal_data", "personal
 _CAN_REDACT = ("hidden_text", "secrets", "personal")
 _REMOTE = ("http://", "https://")
 _ADAPTER_THRESHOLD = 0.5
-_DECODED_FORMS = 6
-"""Forms of a text that the model scores beside the plain one, at most."""
 
 
 class Untrusted(msgspec.Struct, frozen=True):
@@ -63,6 +61,8 @@ class Inspection(msgspec.Struct):
     """Checks without a verdict that count as passed."""
     check_us: dict[str, int] = {}
     """Each check's own time; `forms` is what all of them share."""
+    scores: dict[str, float] = {}
+    """What the checks that score said of the user's last message, found or not."""
 
 
 class _Seen(NamedTuple):
@@ -103,6 +103,8 @@ class Inspector:
     ) -> None:
         """Prepare the checks; a built-in one that is not named is as in `DEFAULT_CHECKS`."""
         self._calibration = thresholds.read(calibration)
+        self._scores: dict[str, float] = {}
+        """What the scoring checks say of the input that is looked at now."""
         self._checks = [
             _Check(name, about, self._look_of(name, about, adapters or {}))
             for name, about in (DEFAULT_CHECKS | dict(checks)).items()
@@ -113,6 +115,7 @@ class Inspector:
     def inspect(self, texts: Sequence[Untrusted]) -> Inspection:
         """Say what the checks find in the texts of one request."""
         told = Inspection(findings=[], redacted={}, bypassed=[], check_us={})
+        self._scores = told.scores
         began = clock.precise_us()
         seen = [_Seen(text, views(text.text)) for text in texts]
         told.check_us["forms"] = clock.precise_us() - began
@@ -137,12 +140,13 @@ class Inspector:
 
     def scores(self, texts: Sequence[Untrusted]) -> dict[str, list[float]]:
         """Return the model's scores by question, to calibrate on: `calibrated` makes a file of them."""
+        from nightproof.checks.text import model  # numpy, which only workers load
+
         scored: dict[str, list[float]] = {}
         for text in texts:
             question = _question(text.channel)
-            scored.setdefault(f"injection_model.{question}", []).append(
-                _highest(question, views(text.text)).score
-            )
+            score = model.load(question).score(views(text.text)).score
+            scored.setdefault(f"injection_model.{question}", []).append(score)
         return scored
 
     def _warm_up(self) -> None:
@@ -251,38 +255,16 @@ class Inspector:
             if known and known.version != features.VERSION:
                 known = None
             threshold = declared or (known.threshold if known else model.load(question).threshold)
-            best = _highest(question, one.views)
+            best = model.load(question).score(one.views)
+            if one.text.channel == "user":
+                self._scores["injection_model"] = best.score  # of the last one, in the end
             if best.score > threshold:
                 found.append(_Spotted(at, question, best.view, best.score))
         return found
 
 
-class _Best(NamedTuple):
-    score: float
-    view: str
-
-
 def _question(channel: Channel) -> Literal["prompt", "document"]:
     return "prompt" if channel == "user" else "document"
-
-
-def _highest(question: Literal["prompt", "document"], seen: Views) -> _Best:
-    """Score a text and what it decodes to; the highest counts."""
-    from nightproof.checks.text import model  # numpy, which only workers load
-
-    asked = model.load(question)
-    best = _Best(asked.about.bias, "plain")
-    scored = 0
-    for form in seen.forms:
-        if form.name.endswith(("rot13", "reversed")):
-            continue
-        found = asked.score(form.text, seen.normal if form.name == "plain" else "").score
-        if found > best.score or form.name == "plain":
-            best = _Best(found, form.name)
-        scored += 1
-        if scored > _DECODED_FORMS:
-            break
-    return best
 
 
 def _hidden(seen: Sequence[_Seen]) -> list[_Spotted]:

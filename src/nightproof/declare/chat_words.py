@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from typing import Any, cast, get_args
 
+import msgspec
 import re2
 
 from nightproof.base.errors import DeclarationError
@@ -31,19 +32,20 @@ Check = InputCheckDescription
 Tool = ToolDescription
 
 BUILT_IN_CHECKS: dict[str, InputCheckDescription] = {
-    "hidden_text": Check(action="refuse"),
-    "injection_rules": Check(action="refuse"),
-    "injection_model": Check(action="flag"),
-    "personal": Check(action="flag"),
-    "secrets": Check(action="redact"),
+    "hidden_text": Check(action="refuse", budget_ms=1_000),
+    "injection_rules": Check(action="refuse", budget_ms=1_000),
+    "injection_model": Check(action="flag", budget_ms=2_000),
+    "secrets": Check(action="redact", budget_ms=1_000),
+    "personal": Check(action="flag", budget_ms=1_000),
 }
-"""What looks at every input unless the service says otherwise: rules refuse, the model layer flags."""
+"""What looks at every input unless the service says otherwise: rules refuse, the model layer flags, keys are taken out.
+Budgets of local checks are for the longest prompt on a busy machine."""
 
 _ADAPTER = re.compile(r"https?://[^\s@]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _CHECK_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
-_CAN_REDACT = frozenset(("personal", "secrets"))
+_CAN_REDACT = frozenset(("hidden_text", "personal", "secrets"))
 
 _KEYS = re.compile(
     r"\bsk-[A-Za-z0-9_-]{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}"
@@ -60,7 +62,10 @@ def checks_of(service: str, given: Any) -> dict[str, InputCheckDescription]:
     """Return every built-in check with what the declaration says over it, and its adapters."""
     checks = dict(BUILT_IN_CHECKS)
     for name, said in dict(given or {}).items():
-        check = Check(action=cast(CheckAction, said)) if isinstance(said, str) else said
+        check = said
+        if isinstance(said, str):
+            usual = BUILT_IN_CHECKS.get(name, Check(action="flag"))
+            check = msgspec.structs.replace(usual, action=cast(CheckAction, said))
         where = f"checks[{name!r}]"
         if not isinstance(check, InputCheckDescription):
             raise _wrong(service, where, said, "Give an action, or Check(action=…, when_fails=…).")
@@ -76,7 +81,7 @@ def checks_of(service: str, given: Any) -> dict[str, InputCheckDescription]:
         if check.action == "redact" and name in BUILT_IN_CHECKS and name not in _CAN_REDACT:
             raise DeclarationError(
                 f"Service {service!r}: {name} finds attacks, and these cannot be taken out of a text.",
-                hint="Use refuse, flag or off; redact is for personal and secrets.",
+                hint="Use refuse, flag or off; redact is for personal, secrets and hidden_text.",
             )
         if check.when_fails not in get_args(WhenFails):
             raise _wrong(service, f"{where}.when_fails", check.when_fails, "Use closed or open.")

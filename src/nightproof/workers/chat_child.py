@@ -62,14 +62,15 @@ class LoadedChat:
         self._service = service
         self._chat: ChatDescription = description.chat
         adapters = _adapters(self._chat)
-        self._inspector = Inspector(self._chat.input_checks, adapters=adapters)
+        calibration = folder / "calibration.json"
+        self._inspector = Inspector(self._chat.input_checks, calibration=calibration, adapters=adapters)
         # A vendor that is away makes requests fail or pass, as declared; it makes no worker unfit.
         local = {
             name: check
             for name, check in self._chat.input_checks.items()
             if not check.adapter.startswith(("http://", "https://"))
         }
-        self._golden_inspector = Inspector(local, adapters=adapters)
+        self._golden_inspector = Inspector(local, calibration=calibration, adapters=adapters)
         self._typed = _Typed(service, self._chat) if service.is_typed else None
         self._prompt_tokens = tokens.estimate(self._chat.prompt) + tokens.MESSAGE_TOKENS
         self._golden: list[ChatCase] = chat_cases(
@@ -132,6 +133,7 @@ class LoadedChat:
             bypassed=list(seen.bypassed),
             check_us=dict(seen.check_us),
             is_tainted=conversation.is_tainted,
+            scores=dict(seen.scores),
         )
         if verdict.failure or self._refuses(conversation.given, verdict):
             return verdict
@@ -230,10 +232,10 @@ class _Messages(_Conversation):
             self._gather(message, _CHANNELS.get(str(role), "user"), f"/messages/{place}")
         for place, tool in enumerate(task.tools):
             function = tool.get("function")
-            told = function.get("description") if isinstance(function, dict) else None
-            if isinstance(told, str) and told:
+            said = function.get("description") if isinstance(function, dict) else None
+            if isinstance(said, str) and said:
                 # A description is an instruction by nature, so it is not looked at as a document.
-                self.texts.append(Untrusted(told, "user", f"/tools/{place}/function/description"))
+                self.texts.append(Untrusted(said, "user", f"/tools/{place}/function/description"))
 
     def _gather(self, message: dict[str, Any], channel: Channel, pointer: str) -> None:
         content = message.get("content")

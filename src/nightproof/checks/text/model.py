@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nightproof.checks.text import features
+from nightproof.checks.text.normalise import View, Views
 from nightproof.checks.text.rules import built_in, rules
 
 Question = Literal["prompt", "document"]
@@ -28,6 +29,7 @@ LONGEST_PIECE = 1_600
 _OVERLAP = 400
 _SENTENCE = re.compile(r"[^.!?\n。！？]+[.!?\n。！？]*")
 _LONGEST_SENTENCE = 400
+_MOST_FORMS = 8
 _TOGETHER = 256
 """Pieces scored at once, so that a long text needs little memory."""
 _RULE_NUMBERS = {rule.name: number for number, rule in enumerate(rules())}
@@ -48,10 +50,10 @@ class Weights(msgspec.Struct, frozen=True):
 
 
 class Scored(NamedTuple):
-    """A score, and the piece of the text that has it."""
+    """A score, and the form of the text that has it."""
 
     score: float
-    piece: str
+    view: str = "plain"
 
 
 class Model:
@@ -72,17 +74,24 @@ class Model:
         """Score from which it finds something."""
         return self.about.threshold
 
-    def score(self, form: str, normal: str = "") -> Scored:
-        """Score a text in its `matching` form; of a long one the highest-scoring piece."""
+    def score(self, seen: Views) -> Scored:
+        """Score a text and what it may stand for; of a long form its highest-scoring piece counts."""
+        best = Scored(self.about.bias)
+        for number, form in enumerate(_scored_forms(seen)):
+            found = self.score_form(form.text, seen.normal if form.name == "plain" else form.text)
+            if not number or found > best.score:
+                best = Scored(found, form.name)
+        return best
+
+    def score_form(self, form: str, normal: str) -> float:
+        """Score one form."""
         texts = list(pieces(form, self.about.question))
-        best = Scored(-np.inf, "")
-        for start in range(0, len(texts), _TOGETHER):
-            some = texts[start : start + _TOGETHER]
-            scores = self.scores(prepared(some, normal if len(texts) == 1 else ""))
-            at = int(scores.argmax())
-            if scores[at] > best.score:
-                best = Scored(float(scores[at]), some[at])
-        return best if best.piece else Scored(self.about.bias, "")
+        if not texts:
+            return self.about.bias
+        return max(
+            float(self.scores(prepared(texts[start : start + _TOGETHER], normal if len(texts) == 1 else "")).max())
+            for start in range(0, len(texts), _TOGETHER)
+        )
 
     def scores(self, some: Sequence[features.Piece]) -> npt.NDArray[np.float64]:
         """Score pieces, each on its own."""
@@ -100,6 +109,11 @@ def prepared(texts: Sequence[str], normal: str = "") -> list[features.Piece]:
     return [
         features.Piece(text, normal or text, [_RULE_NUMBERS[name] for name in find(text)]) for text in texts
     ]
+
+
+def _scored_forms(seen: Views) -> list[View]:
+    """Return the forms worth a score: turned texts are for the rules alone, they look like nothing learnt."""
+    return [form for form in seen.forms if not form.name.endswith(("rot13", "reversed"))][:_MOST_FORMS]
 
 
 def pieces(form: str, question: Question) -> Iterator[str]:
