@@ -16,7 +16,7 @@ MOST_QUERY_CHARS = 64
 _PLAIN = re.compile(
     r"(https)://([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::(\d{1,5}))?((?:/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?)"
     r"(?:\?([A-Za-z0-9._~!$&'()*+,;=:@%/?-]*))?(?:#([A-Za-z0-9._~!$&'()*+,;=:@%/?-]*))?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 _ENTITY = re.compile(r"&(?!amp;)#?\w{1,31};")
 _ADDRESS_INSIDE = re.compile(r"//|\\|(?:https?|javascript|data|ftp|file):", re.IGNORECASE)

@@ -261,7 +261,7 @@ def _wrong_content(
     arguments: Any, call_id: str, scanner: OutputScanner, verdict: ToolVerdict, index: int
 ) -> tuple[str, bool]:
     """Scan all texts of the arguments; return why they may not go, and whether they name a host all the same."""
-    scanner.feed("\n".join((call_id, *_texts(arguments))))
+    scanner.feed("\n".join((call_id, *_names(arguments), *_texts(arguments))))
     scanner.end()
     findings = [each for each in scanner.findings if each.check != "empty"]
     verdict.findings += [
@@ -283,16 +283,26 @@ def _wrong_together(calls: Sequence[Mapping[str, Any]], scanner: OutputScanner) 
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every text and every name in a JSON value, and its numbers, in their order."""
-    rest = [value]
-    while rest:
-        node = rest.pop()
-        if isinstance(node, dict):
-            for name, inner in reversed(node.items()):
-                rest += (inner, name)
-        elif isinstance(node, list):
-            rest += reversed(node)
-        elif isinstance(node, str):
+    """Yield every text and number in a JSON value, in their order: what is spread over several stands together."""
+    for node in _nodes(value):
+        if isinstance(node, str):
             yield node
         elif isinstance(node, int | float) and not isinstance(node, bool):
             yield repr(node)
+
+
+def _names(value: Any) -> Iterator[str]:
+    for node in _nodes(value):
+        if isinstance(node, dict):
+            yield from node
+
+
+def _nodes(value: Any) -> Iterator[Any]:
+    rest = [value]
+    while rest:
+        node = rest.pop()
+        yield node
+        if isinstance(node, dict):
+            rest += reversed(node.values())
+        elif isinstance(node, list):
+            rest += reversed(node)
