@@ -12,7 +12,9 @@ from nightproof.checks.prefixes import UnreadablePattern, beginnings
 from nightproof.checks.text import personal, secrets
 from nightproof.checks.text.named import NamedPattern
 
-_ATOMS = st.sampled_from(["a", "b", "c", ".", "[ab]", "[^a]", r"\d", r"\x61", "(?:ab|c)", "(?i:A|bc)", "(?:a?b)", r"\b", "^", "$"])
+_ATOMS = st.sampled_from(
+    ["a", "b", "c", ".", "[ab]", "[^a]", r"\d", r"\x61", "(?:ab|c)", "(?i:A|bc)", "(?:a?b)", r"\b", "^", "$"]
+)
 _QUANTIFIERS = st.sampled_from(["", "", "?", "*", "+", "{2}", "{1,3}", "{2,}", "*?"])
 patterns = st.lists(st.tuples(_ATOMS, _QUANTIFIERS), min_size=1, max_size=5).map(
     lambda parts: "".join(atom + (times if atom not in (r"\b", "^", "$") else "") for atom, times in parts)
@@ -28,7 +30,11 @@ def test_every_beginning_of_a_match_is_one(first: str, second: str, text: str, l
     for found in re2.finditer(pattern, text):
         for end in range(found.start() + least, found.end() + 1):
             assert begun
-            assert re2.compile(begun).match(text[:end], found.start()) is not None, (pattern, begun, text[:end])
+            assert re2.compile(begun).match(text[:end], found.start()) is not None, (
+                pattern,
+                begun,
+                text[:end],
+            )
 
 
 @given(source=patterns, text=texts, cuts=st.lists(st.integers(0, 14), max_size=6))
@@ -47,7 +53,9 @@ def test_a_stream_is_searched_like_the_whole(source: str, text: str, cuts: list[
     assert [*found, *more] == whole
 
 
-@pytest.mark.parametrize("pattern", [*secrets.patterns(), *personal.patterns()], ids=lambda pattern: pattern.name)
+@pytest.mark.parametrize(
+    "pattern", [*secrets.patterns(), *personal.patterns()], ids=lambda pattern: pattern.name
+)
 def test_the_built_in_patterns_can_be_read(pattern: NamedPattern) -> None:
     assert beginnings(pattern.source, least=6)
 

@@ -41,7 +41,7 @@ def left_of(text: str, *, prompt: PromptShadow = NO_PROMPT, **rules: object) -> 
         "A plain answer, with numbers: 3.50, 1,000 and 12:30; and/or a question? Yes!",
         "Code: `a[i] = b < c && d > e`, f(x), x -> y, a//b and C:\\Users.",
         "# Title\n\n- one\n- two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nprint('x')\n```\n",
-        "[here](https://ok.example/page) and ![pic](https://a.fine.example/p.png \"title\")",
+        '[here](https://ok.example/page) and ![pic](https://a.fine.example/p.png "title")',
         "See https://ok.example/a?b=c#d, or <https://ok.example/>. [1]: https://ok.example/x\nEnd",
         "https://ok.example:8443/x is listed with its port",
         "emoji 👩‍💻 ❤️, Persian می‌خواهم, 漢字 and é stay",
@@ -177,7 +177,9 @@ def test_what_of_the_prompt_is_sayable_may_be_said() -> None:
 
 
 def test_a_prompt_that_says_nothing_is_not_looked_for() -> None:
-    assert left_of("You are a helpful assistant.", prompt=PromptShadow("You are a helpful assistant."))[1] == ""
+    assert (
+        left_of("You are a helpful assistant.", prompt=PromptShadow("You are a helpful assistant."))[1] == ""
+    )
 
 
 def test_secrets_are_withheld_redacted_or_noted_as_the_service_says() -> None:
@@ -197,7 +199,11 @@ def test_personal_data_is_noted_or_redacted() -> None:
 
 
 def test_banned_words_end_the_answer_before_they_leave() -> None:
-    assert left_of("It is a secret  plan, then.", banned=[r"(?i)secret\s+plan"]) == ("It is a ", "banned", {"banned"})
+    assert left_of("It is a secret  plan, then.", banned=[r"(?i)secret\s+plan"]) == (
+        "It is a ",
+        "banned",
+        {"banned"},
+    )
     assert left_of("It is a secret place.", banned=[r"(?i)secret\s+plan"])[1] == ""
 
 
@@ -207,7 +213,9 @@ def test_a_pattern_that_cannot_be_used_is_told_to_who_wrote_it(pattern: str) -> 
         CompiledRules(OutputRules(banned=[pattern]))
 
 
-@pytest.mark.parametrize("again", ["ha ha ", "I am sorry, but I cannot do that for you right now. ", "-", "😀", "\n"])
+@pytest.mark.parametrize(
+    "again", ["ha ha ", "I am sorry, but I cannot do that for you right now. ", "-", "😀", "\n"]
+)
 def test_an_answer_that_goes_round_in_circles_is_cut(again: str) -> None:
     left, stopped, _ = left_of(again * 6_000)
 
@@ -229,7 +237,21 @@ def test_an_empty_answer_is_noted() -> None:
 def test_plain_words_leave_with_their_piece() -> None:
     scanner = OutputScanner(CompiledRules(OutputRules()), canary=CANARY, prompt=PromptShadow(PROMPT))
 
-    pieces = ["Thank", " you", " for", " writing", ",", " it", " is", " 12", " o'clock", "\n\n", "- or", " later", "?"]
+    pieces = [
+        "Thank",
+        " you",
+        " for",
+        " writing",
+        ",",
+        " it",
+        " is",
+        " 12",
+        " o'clock",
+        "\n\n",
+        "- or",
+        " later",
+        "?",
+    ]
 
     assert [scanner.feed(piece) for piece in pieces] == pieces
     assert scanner.feed(".") == ""  # it may be the dot of an address

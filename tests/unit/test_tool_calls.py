@@ -21,7 +21,11 @@ from nightproof.declare.chat_description import OutputRules, ToolDescription
 
 CANARY = draw_canary(bytes(range(100, 110)))
 RULES = CompiledRules(OutputRules(allowed_hosts=["ok.example"]))
-SCHEMA = {"type": "object", "properties": {"to": {"type": "string"}, "n": {"type": "integer"}}, "required": ["to"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"to": {"type": "string"}, "n": {"type": "integer"}},
+    "required": ["to"],
+}
 DECLARED = [
     {"type": "function", "function": {"name": "send", "parameters": SCHEMA}},
     {"type": "function", "function": {"name": "look_up", "parameters": SCHEMA}},
@@ -38,7 +42,9 @@ def call(name: str = "send", arguments: Any = None, call_id: str = "call_1") -> 
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": written}}
 
 
-def judged(*calls: Any, is_tainted: bool = False, approved: set[tuple[str, bytes]] | None = None, **more: Any) -> ToolVerdict:
+def judged(
+    *calls: Any, is_tainted: bool = False, approved: set[tuple[str, bytes]] | None = None, **more: Any
+) -> ToolVerdict:
     return judge_tools(
         calls,
         more.get("declared", DECLARED),
@@ -114,7 +120,7 @@ def test_what_is_spread_over_two_calls_is_found() -> None:
 def test_after_untrusted_content_an_act_needs_a_persons_yes_to_these_very_arguments() -> None:
     act = call("send", '{"n": 1, "to": "anna"}')
 
-    assert [each.index for each in judged(act, is_tainted=True).needs_approval] == [0]
+    assert [each.place for each in judged(act, is_tainted=True).needs_approval] == [0]
     assert judged(act, is_tainted=True, approved={("send", b'{"n":1,"to":"anna"}')}).needs_approval == []
     assert judged(act, is_tainted=True, approved={("send", b'{"n":2,"to":"anna"}')}).needs_approval != []
 
@@ -129,34 +135,49 @@ def test_after_untrusted_content_reading_from_a_named_host_is_an_act() -> None:
 
 
 @pytest.mark.parametrize(("rule", "outcome"), [("allow", (0, 0)), ("approve", (0, 1)), ("refuse", (1, 0))])
-def test_tools_that_the_service_does_not_name_follow_its_rule_for_others(rule: Any, outcome: tuple[int, int]) -> None:
+def test_tools_that_the_service_does_not_name_follow_its_rule_for_others(
+    rule: Any, outcome: tuple[int, int]
+) -> None:
     verdict = judged(call("ping", "{}"), is_tainted=True, other=rule)
 
     assert (len(verdict.denied), len(verdict.needs_approval)) == outcome
 
 
 def test_the_services_schema_stands_over_the_callers() -> None:
-    strict = ToolDescription(name="send", parameters={"type": "object", "properties": {"to": {"enum": ["anna"]}}})
+    strict = ToolDescription(
+        name="send", parameters={"type": "object", "properties": {"to": {"enum": ["anna"]}}}
+    )
 
     assert judged(call("send", {"to": "eve"}), policies=[strict]).denied != []
     assert judged(call("send", {"to": "anna"}), policies=[strict]).denied == []
 
 
 def test_a_schema_that_cannot_be_used_lets_nothing_pass() -> None:
-    declared = [{"type": "function", "function": {"name": "send", "parameters": {"$ref": "https://evil.zz/s"}}}]
+    declared = [
+        {"type": "function", "function": {"name": "send", "parameters": {"$ref": "https://evil.zz/s"}}}
+    ]
 
-    assert [denied.why for denied in judged(call(), declared=declared).denied] == ["its schema cannot be used"]
+    assert [denied.why for denied in judged(call(), declared=declared).denied] == [
+        "its schema cannot be used"
+    ]
 
 
 def test_the_same_arguments_are_always_the_same_octets() -> None:
-    assert canonical_arguments(call("send", '{ "to":"a",  "n": 1 }')) == canonical_arguments(call("send", '{"n":1,"to":"a"}'))
+    assert canonical_arguments(call("send", '{ "to":"a",  "n": 1 }')) == canonical_arguments(
+        call("send", '{"n":1,"to":"a"}')
+    )
     assert canonical_arguments(call("ping", "")) == b"{}"
 
 
 def test_streamed_pieces_become_whole_calls() -> None:
     whole = ToolCallAssembler()
     whole.feed([{"index": 0, "id": "a", "type": "function", "function": {"name": "send", "arguments": ""}}])
-    whole.feed([{"index": 0, "function": {"arguments": '{"to":'}}, {"index": 1, "id": "b", "function": {"name": "ping"}}])
+    whole.feed(
+        [
+            {"index": 0, "function": {"arguments": '{"to":'}},
+            {"index": 1, "id": "b", "function": {"name": "ping"}},
+        ]
+    )
     whole.feed([{"index": 0, "function": {"arguments": ' "anna"}'}}])
 
     assert whole.calls() == [

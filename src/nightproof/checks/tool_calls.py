@@ -31,7 +31,9 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _ID = re.compile(r"[A-Za-z0-9_.:|=+/-]{0,256}")
 _UNKNOWN_NAME = "an undeclared tool"
 # Of what the scanner changes in a text, these are addresses that would be fetched or opened.
-_ADDRESSES = frozenset(("host", "scheme", "form", "long_query", "address_inside", "long", "inline", "definition"))
+_ADDRESSES = frozenset(
+    ("host", "scheme", "form", "long_query", "address_inside", "long", "inline", "definition")
+)
 
 
 class MalformedToolCall(ValueError):
@@ -41,7 +43,7 @@ class MalformedToolCall(ValueError):
 class Denied(NamedTuple):
     """One call that may not be made, or not yet."""
 
-    index: int
+    place: int
     name: str
     why: str
 
@@ -279,7 +281,11 @@ def _wrong_together(calls: Sequence[Mapping[str, Any]], scanner: OutputScanner) 
     for call in calls:
         scanner.feed("\n".join((*_texts(parse(canonical_arguments(call))), "")))
     scanner.end()
-    return f"arguments hold {scanner.stopped.replace('_', ' ')}" if scanner.stopped in ("canary", "prompt_leak") else ""
+    return (
+        f"arguments hold {scanner.stopped.replace('_', ' ')}"
+        if scanner.stopped in ("canary", "prompt_leak")
+        else ""
+    )
 
 
 def _texts(value: Any) -> Iterator[str]:
