@@ -307,14 +307,14 @@ class OutputScanner:
 
     def _stop(self) -> str:
         place, _, finding = self._cuts[0]
-        left = self._leave(place, is_last=True)
+        left = self._leave(place)
         self._is_over = True
         self.stopped = finding.check
         self._scan_flagged(is_end=True)
         self._found[finding] = None
         return left
 
-    def _leave(self, place: int, *, is_last: bool = False) -> str:
+    def _leave(self, place: int) -> str:
         """Return what has not left up to `place`, changed where it has to be."""
         start = self._left_at
         if not self._edits or self._edits[0].start >= place:

@@ -257,7 +257,7 @@ class LinkScanner:
         token = window[: found.start()] if found else window
         token = token.rstrip(_AFTER_URL)
         host = re.split(r"[/\\?#]", token[run_end - at :], maxsplit=1)[0]
-        if _HOST.fullmatch(host) is None:
+        if _HOST.match(host) is None:
             return run_end
         if found is None and len(window) == self._hold_back:
             return self._swallow_from(at, limit)
