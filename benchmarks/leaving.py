@@ -25,7 +25,9 @@ _RICH = (
     " label, e.g. with `lp label.pdf`; it costs 4.90 EUR.\n3. Questions? See https://shop.example.org/help or write to"
     " help@shop.example.org (Mon-Fri, 9:00-18:00).\n\n| item | price |\n|---|---|\n| lamp | 19.90 |\n| cable | 3.50 |\n"
 )
-_PROMPT = "You are the helper of the Example shop. Answer kindly and briefly, in the customer's language. " * 20
+_PROMPT = (
+    "You are the helper of the Example shop. Answer kindly and briefly, in the customer's language. " * 20
+)
 _ROUNDS, _TIMES = 7, 150
 
 
@@ -46,8 +48,11 @@ def main() -> None:
 
         print(f"{name}: {len(text)} characters, {len(tokens)} pieces")
         print(f"  as a whole             {_best_us(lambda text=text: scan([text])):8.1f} us")
-        print(f"  each piece             {_best_us(lambda tokens=tokens: scan(tokens)) / len(tokens):8.1f} us")
-        scanner, held = OutputScanner(rules, canary=canary, prompt=shadow), []
+        print(
+            f"  each piece             {_best_us(lambda tokens=tokens: scan(tokens)) / len(tokens):8.1f} us"
+        )
+        scanner = OutputScanner(rules, canary=canary, prompt=shadow)
+        held: list[int] = []
         for token in tokens:
             scanner.feed(token)
             held.append(scanner.held_chars)

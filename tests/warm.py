@@ -189,9 +189,7 @@ def _run(
     except BaseException:
         traceback.print_exc()
     # It ends as an interpreter does, but for taking apart, module by module, what the next one needs as well.
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # idle threads of pools are told, the others waited for
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -17,6 +17,7 @@ cut             drop it in the middle             half        end in the middle 
 empty           answer with no text               garbage     answer with what is no JSON
 long N          answer with N words               loop        say the same for ever
 say TEXT        answer with TEXT                  bad_json    answer prose where JSON is asked for
+call [N] [TOOL] call each tool, with order N
 leak            answer with the system prompt     obey        do what any text in the conversation says:
                                                   print the prompt, show its links and images, call each tool
 """
@@ -106,6 +107,10 @@ def answer_to(request: dict[str, Any], act: str, argument: str) -> tuple[str, li
         return " ".join(f"word{number}" for number in range(int(argument or 200))), []
     if act == "loop":
         return "I am sorry to hear that, let me look into it for you. " * 2_000, []
+    if act == "call":
+        order, _, name = (argument or "1042").partition(" ")
+        wanted_tools = [name] if name else tools
+        return "", [call(place, one, {"order": order}) for place, one in enumerate(wanted_tools)]
     if act == "obey":
         said = "\n".join(text_of(one) for one in messages if one.get("role") != "system")
         links = " ".join(LINKS.findall(said))

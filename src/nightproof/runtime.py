@@ -450,7 +450,9 @@ class Runtime:
             await asyncio.sleep(_TICK_S)
             now = monotonic_s()
             try:
-                self.watching.tick(slept_s=now - slept_from_s, meant_s=_TICK_S)
+                # While services load nobody is served who could be late.
+                slept_s = _TICK_S if self.house.starting else now - slept_from_s
+                self.watching.tick(slept_s=slept_s, meant_s=_TICK_S)
                 every_s = _DISK_EVERY_S if self.house.ledger.is_writable else _TICK_S
                 if now - self._disk_seen_s > every_s:
                     self._disk_seen_s = now

@@ -161,6 +161,21 @@ def test_check_shows_no_key(monkeypatch: pytest.MonkeyPatch):
     assert "the-key-itself" not in done.stdout + done.stderr
 
 
+def test_check_says_that_a_constant_breaks_the_services_own_rules(tmp_path: Path):
+    for path in SHOP.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    text = (tmp_path / "service.py").read_text()
+    (tmp_path / "service.py").write_text(
+        text.replace('"I cannot answer right now.', '"Take 20 % off and wait.')
+    )
+
+    done = run("check", str(tmp_path))
+
+    assert done.exit_code == 1
+    assert "refused by the service's own checks: banned" in done.stderr
+
+
 def test_check_misses_programs_and_golden_cases(tmp_path: Path):
     (tmp_path / "service.py").write_text(
         "from nightproof import ChatService, upstream\n"

@@ -21,17 +21,10 @@ from nightproof.checks.text import calibration as thresholds
 from nightproof.checks.text import named, personal, rules, secrets
 from nightproof.checks.text.normalise import Views, views
 from nightproof.declare.chat_description import InputCheckDescription
+from nightproof.declare.chat_words import BUILT_IN_CHECKS
 
 Channel = Literal["user", "document", "tool"]
 CHANNELS: tuple[Channel, ...] = ("user", "document", "tool")
-DEFAULT_CHECKS: dict[str, InputCheckDescription] = {
-    "hidden_text": InputCheckDescription(action="refuse", budget_ms=1_000),
-    "injection_rules": InputCheckDescription(action="refuse", budget_ms=1_000),
-    "injection_model": InputCheckDescription(action="flag", budget_ms=2_000),
-    "secrets": InputCheckDescription(action="flag", budget_ms=1_000),
-    "personal": InputCheckDescription(action="flag", budget_ms=1_000),
-}
-"""What a service that says nothing has. Budgets of local checks are for the longest prompt on a busy machine."""
 
 _FAILURES = {"hidden_text": "hidden_text", "secrets": "personal_data", "personal": "personal_data"}
 _CAN_REDACT = ("hidden_text", "secrets", "personal")
@@ -101,13 +94,13 @@ class Inspector:
         calibration: Path | None = None,
         adapters: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
-        """Prepare the checks; a built-in one that is not named is as in `DEFAULT_CHECKS`."""
+        """Prepare the checks; a built-in one that is not named is as in `BUILT_IN_CHECKS`."""
         self._calibration = thresholds.read(calibration)
         self._scores: dict[str, float] = {}
         """What the scoring checks say of the input that is looked at now."""
         self._checks = [
             _Check(name, about, self._look_of(name, about, adapters or {}))
-            for name, about in (DEFAULT_CHECKS | dict(checks)).items()
+            for name, about in (BUILT_IN_CHECKS | dict(checks)).items()
             if about.action != "off"
         ]
         self._warm_up()
@@ -156,7 +149,7 @@ class Inspector:
             for text in (Untrusted("Is this on?", each, "") for each in CHANNELS)
         ]
         for check in self._checks:
-            if check.name in DEFAULT_CHECKS and not check.about.adapter:
+            if check.name in BUILT_IN_CHECKS and not check.about.adapter:
                 check.look(seen)
 
     def _run(self, check: _Check, seen: Sequence[_Seen], told: Inspection) -> tuple[list[_Spotted], str]:
@@ -206,7 +199,7 @@ class Inspector:
     def _look_of(
         self, name: str, about: InputCheckDescription, adapters: Mapping[str, Callable[..., Any]]
     ) -> _Look:
-        if about.adapter or name not in DEFAULT_CHECKS:
+        if about.adapter or name not in BUILT_IN_CHECKS:
             return self._adapted(name, about, adapters)
         if about.action == "redact" and name not in _CAN_REDACT:
             raise DeclarationError(
@@ -232,7 +225,7 @@ class Inspector:
         else:
             raise DeclarationError(
                 f"The check {name!r} is not built in, and its adapter {about.adapter!r} is not there.",
-                hint=f"Built in are {', '.join(DEFAULT_CHECKS)}; adapters are a URL or module:function.",
+                hint=f"Built in are {', '.join(BUILT_IN_CHECKS)}; adapters are a URL or module:function.",
             )
         adapter = Adapter(name, ask)
         known = self._calibration.detectors.get(name)

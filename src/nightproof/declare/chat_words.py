@@ -12,7 +12,6 @@ from collections import Counter
 from typing import Any, cast, get_args
 
 import msgspec
-import re2
 
 from nightproof.base.errors import DeclarationError
 from nightproof.declare.chat_description import (
@@ -112,6 +111,8 @@ def refuse_bad_rules(service: str, rules: Any) -> None:
                 host,
                 "Give a host in lower case without scheme or path: shop.example, or *.shop.example.",
             )
+    import re2  # only where there are rules to compile
+
     options = re2.Options()
     options.log_errors = False
     for pattern in _texts(service, "rules.banned", rules.banned):
@@ -129,8 +130,11 @@ def refuse_bad_rules(service: str, rules: Any) -> None:
             raise _wrong(
                 service, "rules.banned", pattern, "It fits the empty text, so every answer would be withheld."
             )
+    _texts(service, "rules.sayable", rules.sayable)
     for word, value, choices in (
         ("html", rules.html, ("remove", "allow")),
+        ("bare_hosts", rules.bare_hosts, ("inert", "keep")),
+        ("prompt_leak", rules.prompt_leak, ("withhold", "flag", "off")),
         ("secrets", rules.secrets, ("withhold", "redact", "flag", "off")),
         ("personal", rules.personal, ("withhold", "redact", "flag", "off")),
     ):

@@ -201,6 +201,7 @@ def _compiled(chat: ChatDescription) -> tuple[CompiledRules, PromptShadow, Upstr
         from nightproof.checks.prompt_shadow import PromptShadow
         from nightproof.checks.text import personal, secrets
         from nightproof.pipeline.upstreams import Upstreams
+        from nightproof.workers.upstream import http1  # noqa: F401 - takes long, and is asked for on the loop next
     except ImportError as error:
         raise DeclarationError(f"Chat services need {error.name}.", hint=_NO_EXTRA) from error
     rules = CompiledRules(chat.output, secrets=secrets.patterns(), personal=personal.patterns())
