@@ -32,22 +32,30 @@ KEY = "sk-proj-" + "a1B2c3D4e5F6g7H8i9J0" * 2
 
 RULES = {
     "usual": CompiledRules(OutputRules(allowed_hosts=HOSTS, banned=[r"bad\s+word", r"(?i)\bsecret plan\b"])),
-    "redacting": CompiledRules(OutputRules(allowed_hosts=HOSTS, secrets="redact", personal="redact", hold_back_chars=64)),
-    "withholding": CompiledRules(OutputRules(secrets="withhold", personal="withhold", banned=["a.*z$", "x+y"])),
-    "lenient": CompiledRules(OutputRules(allowed_hosts=HOSTS, html="allow", bare_hosts="keep", max_chars=300)),
+    "redacting": CompiledRules(
+        OutputRules(allowed_hosts=HOSTS, secrets="redact", personal="redact", hold_back_chars=64)
+    ),
+    "withholding": CompiledRules(
+        OutputRules(secrets="withhold", personal="withhold", banned=["a.*z$", "x+y"])
+    ),
+    "lenient": CompiledRules(
+        OutputRules(allowed_hosts=HOSTS, html="allow", bare_hosts="keep", max_chars=300)
+    ),
 }
 
 FRAGMENTS = [
-    "https://", "http", "HTTPS", "s", ":", "/", "//", "\\", "\\\\", "www.", "evil.com", "evil", "ok.example", ".", "com",
-    "[a]", "![b]", "](", "](https://ok.example/x)", "](https://evil.zz/?d=1)", "](<https://evil.zz>)", "]:", "[c]: ", "]",
-    "https://ok.example/a", "https://ok.example.evil.zz", "https://ok.example@evil.zz", "//evil.zz/x", " ", "\n", "\t",
-    "<", ">", "<b>", "<img src=x onerror=y>", "<https://evil.zz>", "<https://ok.example/>", "&#104;", "&#x3a", "&colon;",
-    "&", ";", "&amp;", "javascript:", "data:text/html,", "mailto:", "file:", "é", "漢字", "а", "a" * 70, "b" * 300,
-    "bad", " word", "secret", " plan", "_", "*", "`", "```\n", '"', "(", ")", "!", "1.2.3.4", "user@", "john@mail.example.org",
-    "?q=" + "x" * 65, "\x1b", "\x1b[31m", "\x1b]8;;https://evil.zz\x07", "\x07", "\r", "\r\n", "\u200b", "\u202e",
-    "\ufe0f", "\u200d", "😀", "\ud800", "\U000e0041", CANARY, CANARY[:7], CANARY[7:], CANARY[::-1], "-".join(CANARY),
-    CANARY.encode().hex(), KEY, KEY[:12], KEY[12:], "sk-", "password = ", "4111 1111 1111 1111", "4111", PROMPT[40:110],
-    PROMPT[40:75], PROMPT[75:130], "Never tell anybody", "ha ha ", "the ", "xn--", "co", "uk", "x", "y", "z",
+    "https://", "http", "HTTPS", "s", ":", "/", "//", "\\", "\\\\", "www.", "evil.com", "evil",
+    "ok.example", ".", "com", "[a]", "![b]", "](", "](https://ok.example/x)", "](https://evil.zz/?d=1)",
+    "](<https://evil.zz>)", "]:", "[c]: ", "]", "https://ok.example/a", "https://ok.example.evil.zz",
+    "https://ok.example@evil.zz", "//evil.zz/x", " ", "\n", "\t", "<", ">", "<b>", "<img src=x onerror=y>",
+    "<https://evil.zz>", "<https://ok.example/>", "&#104;", "&#x3a", "&colon;", "&", ";", "&amp;",
+    "javascript:", "data:text/html,", "mailto:", "file:", "é", "漢字", "а", "a" * 70, "b" * 300, "bad",
+    " word", "secret", " plan", "_", "*", "`", "```\n", '"', "(", ")", "!", "1.2.3.4", "user@",
+    "john@mail.example.org", "?q=" + "x" * 65, "\x1b", "\x1b[31m", "\x1b]8;;https://evil.zz\x07", "\x07",
+    "\r", "\r\n", "\u200b", "\u202e", "\ufe0f", "\u200d", "😀", "\ud800", "\U000e0041", CANARY, CANARY[:7],
+    CANARY[7:], CANARY[::-1], "-".join(CANARY), CANARY.encode().hex(), KEY, KEY[:12], KEY[12:], "sk-",
+    "password = ", "4111 1111 1111 1111", "4111", PROMPT[40:110], PROMPT[40:75], PROMPT[75:130],
+    "Never tell anybody", "ha ha ", "the ", "xn--", "co", "uk", "x", "y", "z",
     "-----BEGIN PRIVATE KEY-----\n", "tel. +49 170 1234567", "DE89 3704 0044 0532 0130 00",
 ]  # fmt: skip
 
@@ -74,7 +82,9 @@ def cut(text: str, sizes: list[int]) -> list[str]:
 @pytest.mark.parametrize("name", RULES)
 @given(text=answers, sizes=st.lists(st.integers(0, 30), max_size=40))
 @settings(max_examples=300, deadline=None)
-def test_what_leaves_does_not_depend_on_how_the_answer_was_cut(name: str, text: str, sizes: list[int]) -> None:
+def test_what_leaves_does_not_depend_on_how_the_answer_was_cut(
+    name: str, text: str, sizes: list[int]
+) -> None:
     whole = scanned([text], RULES[name])
 
     assert scanned(list(text), RULES[name]) == whole
@@ -110,8 +120,12 @@ def addresses(left: str) -> Iterator[str]:
     renderer.validateLink = lambda url: True  # type: ignore[method-assign]
     for markdown in (renderer, MarkdownIt("commonmark", {"html": True})):
         rendered = markdown.render(left)
-        for found in re.finditer(r"<[^>]*?\s(?:href|src)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>]*))", rendered):
-            yield html.unescape(next(group for group in found.groups("") if group) if any(found.groups("")) else "")
+        for found in re.finditer(
+            r"<[^>]*?\s(?:href|src)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>]*))", rendered
+        ):
+            yield html.unescape(
+                next(group for group in found.groups("") if group) if any(found.groups("")) else ""
+            )
 
 
 def is_allowed(url: str, hosts: list[str]) -> bool:

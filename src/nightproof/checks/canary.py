@@ -1,8 +1,8 @@
 """The canary: a random word in the system prompt that no answer may hold, in whatever form.
 
-An answer that holds it was made by a model that was talked into giving its prompt away. `CanaryIndex` finds it plain,
-in another case, with anything but letters and digits in between, reversed, rotated by thirteen, mirrored, in hex, decimal
-or base64, with its letters numbered or in the spelling alphabet; and where three quarters of it are there.
+An answer that holds it was made by a model that was talked into giving its prompt away. `CanaryIndex` finds it plain
+or in another case, with anything but letters and digits in between, reversed, rotated by thirteen, mirrored, in hex,
+decimal or base64, or with its letters numbered; and where three quarters of it are there.
 """
 
 from __future__ import annotations
@@ -23,11 +23,6 @@ HINT = 4
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz"
 _ROTATED = bytes.maketrans(_LETTERS, _LETTERS[13:] + _LETTERS[:13])
 _MIRRORED = bytes.maketrans(_LETTERS, _LETTERS[::-1])
-_WORDS = (
-    "alfa bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa quebec romeo"
-    " sierra tango uniform victor whiskey xray yankee zulu two three four five six seven"
-)
-_SPELLED = dict(zip(_LETTERS + b"234567", _WORDS.split(), strict=True))
 
 
 def draw_canary(random_bytes: bytes) -> str:
@@ -103,9 +98,10 @@ def forms(canary: str) -> list[bytes]:
         "0x".join(pairs),
         "u00".join(pairs),
         "".join(map(str, upper)),
-        "".join([f"{number}{letter:c}" for number, letter in enumerate(lower, 1)]),
-        "".join([f"{number}{letter:c}" for number, letter in enumerate(lower)]),
-        "".join([_SPELLED.get(letter, chr(letter)) for letter in lower]),
+        *(
+            "".join([f"{number}{letter:c}" for number, letter in enumerate(lower, first)])
+            for first in range(3)
+        ),
     ]
     made += [form.encode() for form in written]
     for word in (upper, lower, turned):

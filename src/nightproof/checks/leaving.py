@@ -17,7 +17,7 @@ import re2
 
 from nightproof.checks.canary import index_of
 from nightproof.checks.chat_tasks import Finding
-from nightproof.checks.leaving_clean import UNSEEN, Cleaner, Unseen
+from nightproof.checks.leaving_clean import UNSEEN, Cleaner
 from nightproof.checks.leaving_copies import CopyScanner
 from nightproof.checks.leaving_links import LOOKS_BACK, MAY_BE_LIVE, Edit, LinkScanner
 from nightproof.checks.leaving_loops import CHECK_EVERY, WINDOW, is_loop
@@ -70,7 +70,9 @@ class CompiledRules:
             for kind, patterns in kinds.items()
             if patterns and self.actions[kind] in ("withhold", "redact")
         ]
-        flagged = [each for kind, patterns in kinds.items() if self.actions[kind] == "flag" for each in patterns]
+        flagged = [
+            each for kind, patterns in kinds.items() if self.actions[kind] == "flag" for each in patterns
+        ]
         self.flagged = pattern_set(tuple(flagged), self._longest(flagged)) if flagged else None
         self.links_need_a_look = re2.Set.SearchSet()
         self.links_need_a_look.Add(MAY_BE_LIVE)
@@ -182,7 +184,9 @@ class OutputScanner:
     def _clean(self, text: str, *, is_end: bool) -> str:
         came_at = self._base + len(self._text)
         cleaned, unseen = self._cleaner.feed(text, self._text[-1:], is_end=is_end)
-        self._notes += [(came_at + each.at, Finding(each.check, each.rule, action="redact")) for each in unseen]
+        self._notes += [
+            (came_at + each.at, Finding(each.check, each.rule, action="redact")) for each in unseen
+        ]
         return cleaned
 
     def _take_in_parts(self, text: str) -> str:
@@ -303,14 +307,14 @@ class OutputScanner:
 
     def _stop(self) -> str:
         place, _, finding = self._cuts[0]
-        left = self._leave(place, is_last=True)
+        left = self._leave(place)
         self._is_over = True
         self.stopped = finding.check
         self._scan_flagged(is_end=True)
         self._found[finding] = None
         return left
 
-    def _leave(self, place: int, *, is_last: bool = False) -> str:
+    def _leave(self, place: int) -> str:
         """Return what has not left up to `place`, changed where it has to be."""
         start = self._left_at
         if not self._edits or self._edits[0].start >= place:
@@ -348,7 +352,9 @@ class OutputScanner:
             if new.endswith("]") and text[end - base : end - base + 1] in ("(", ":"):
                 new += " "  # or our own words would become a link's
             parts += (text[at - base : start - base], new)
-            self._found.update((Finding(each.check, each.rule, action="redact"), None) for each in edits[done:after])
+            self._found.update(
+                (Finding(each.check, each.rule, action="redact"), None) for each in edits[done:after]
+            )
             at, done = end, after
         del edits[:done]
         parts.append(text[at - base : place - base])

@@ -91,7 +91,12 @@ def _decide(text: str, at: int, before: str, *, is_end: bool) -> tuple[int, str,
         return at + 1, "", "terminal"
     if "\ud800" <= letter <= "\udfff":
         return at + 1, "\ufffd", ""
-    if letter == "\ufe0f" and before and before != letter and (before in "0123456789#*" or before >= "\u00a9"):
+    if (
+        letter == "\ufe0f"
+        and before
+        and before != letter
+        and (before in "0123456789#*" or before >= "\u00a9")
+    ):
         return at + 1, letter, ""
     if letter in "\u200c\u200d" and _takes_joiner(before):
         return at + 1, letter, ""

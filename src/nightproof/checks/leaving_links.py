@@ -22,7 +22,7 @@ LOOKS_BACK = 256
 # Everything that may need a look, for RE2: a text in which it finds nothing is plain. Where nothing was undecided
 # before, it may be asked about a new piece alone.
 MAY_BE_LIVE = (
-    r"[<\]&]|:(?:\z|\S)|[/\\](?:\z|[/\\])|\.(?:\z|[\pL\pN])"
+    r"[<\]&]|:(?:\z|\S)|[/\\](?:\z|[/\\])|\.(?:\z|\S)"
     r"|(?:\A|[^A-Za-z0-9])(?i:h(?:t(?:tp?s?)?)?|w{1,3})\z"
 )
 
@@ -37,9 +37,7 @@ _BARE_SCHEMES = frozenset(("javascript", "vbscript", "data", "mailto", "file", "
 _TAG = re.compile(r"[A-Za-z/!?]")
 _AUTOLINK = re.compile(r"<(https://[^\s<>]*)>", re.IGNORECASE)
 _AUTOLINK_BEGUN = re.compile(r"<https://[^\s<>]*\Z", re.IGNORECASE)
-_INLINE = re.compile(
-    r"\]\((https://[^\s()<>\[\]\"\\`|]*)(?:[ \t]+\"[^\"\n<>\[\]&\\`]*\")?\)", re.IGNORECASE
-)
+_INLINE = re.compile(r"\]\((https://[^\s()<>\[\]\"\\`|]*)(?:[ \t]+\"[^\"\n<>\[\]&\\`]*\")?\)", re.IGNORECASE)
 _INLINE_BEGUN = re.compile(
     r"\]\(https://[^\s()<>\[\]\"\\`|]*(?:[ \t]+(?:\"[^\"\n<>\[\]&\\`]*\"?)?)?\Z", re.IGNORECASE
 )
@@ -49,7 +47,9 @@ _DEFINITION_BEGUN = re.compile(r"\]:[ \t]*(?:https://[^\s<>\[\]\"\\`|()]*)?\Z", 
 _HTTPS = "https://"
 _ENTITY = re.compile(r"&(?:#[xX][0-9a-fA-F]{1,8};?|#[0-9]{1,8};?|[A-Za-z][A-Za-z0-9]{1,31};)")
 _ENTITY_BEGUN = re.compile(r"&(?:#(?:[xX][0-9a-fA-F]{0,8}|[0-9]{0,8})|[A-Za-z][A-Za-z0-9]{0,31})?\Z")
-_HIDES = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:/\\.@[]()!#?=%*_`\t\n\r\x1b")
+_HIDES = frozenset(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:/\\.@[]()!#?=%*_`\t\n\r\x1b"
+)
 _HOST_BEFORE = re.compile(r"(?:[^\W_]|[.\-])*\Z")
 _LABEL = re.compile(r"(?:[^\W_]|-)*")
 _NO_HOST_BEFORE = frozenset(" \t\n(\"'[{<,/")
@@ -77,7 +77,9 @@ class Edit(NamedTuple):
 class LinkScanner:
     """Goes over one answer, piece by piece."""
 
-    def __init__(self, hosts: Hosts, *, hold_back: int, html_is_allowed: bool, bare_hosts_are_live: bool) -> None:
+    def __init__(
+        self, hosts: Hosts, *, hold_back: int, html_is_allowed: bool, bare_hosts_are_live: bool
+    ) -> None:
         self._hosts = hosts
         self._hold_back = hold_back
         self._html_is_allowed = html_is_allowed
@@ -255,7 +257,7 @@ class LinkScanner:
         token = window[: found.start()] if found else window
         token = token.rstrip(_AFTER_URL)
         host = re.split(r"[/\\?#]", token[run_end - at :], maxsplit=1)[0]
-        if _HOST.fullmatch(host) is None:
+        if _HOST.match(host) is None:
             return run_end
         if found is None and len(window) == self._hold_back:
             return self._swallow_from(at, limit)

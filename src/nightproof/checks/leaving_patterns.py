@@ -35,9 +35,7 @@ class Match(NamedTuple):
 class PatternSet:
     """Patterns that are looked for together."""
 
-    def __init__(
-        self, patterns: Sequence[NamedPattern], *, longest_chars: int, grace_chars: int = 0
-    ) -> None:
+    def __init__(self, patterns: Sequence[NamedPattern], *, longest_chars: int, grace_chars: int = 0) -> None:
         self.longest_chars = longest_chars
         self.grace_chars = grace_chars
         self._patterns = [(_compiled(pattern), pattern) for pattern in patterns]

@@ -31,7 +31,9 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _ID = re.compile(r"[A-Za-z0-9_.:|=+/-]{0,256}")
 _UNKNOWN_NAME = "an undeclared tool"
 # Of what the scanner changes in a text, these are addresses that would be fetched or opened.
-_ADDRESSES = frozenset(("host", "scheme", "form", "long_query", "address_inside", "long", "inline", "definition"))
+_ADDRESSES = frozenset(
+    ("host", "scheme", "form", "long_query", "address_inside", "long", "inline", "definition")
+)
 
 
 class MalformedToolCall(ValueError):
@@ -41,7 +43,7 @@ class MalformedToolCall(ValueError):
 class Denied(NamedTuple):
     """One call that may not be made, or not yet."""
 
-    index: int
+    place: int
     name: str
     why: str
 
@@ -261,7 +263,7 @@ def _wrong_content(
     arguments: Any, call_id: str, scanner: OutputScanner, verdict: ToolVerdict, index: int
 ) -> tuple[str, bool]:
     """Scan all texts of the arguments; return why they may not go, and whether they name a host all the same."""
-    scanner.feed("\n".join((call_id, *_texts(arguments))))
+    scanner.feed("\n".join((call_id, *_names(arguments), *_texts(arguments))))
     scanner.end()
     findings = [each for each in scanner.findings if each.check != "empty"]
     verdict.findings += [
@@ -279,20 +281,34 @@ def _wrong_together(calls: Sequence[Mapping[str, Any]], scanner: OutputScanner) 
     for call in calls:
         scanner.feed("\n".join((*_texts(parse(canonical_arguments(call))), "")))
     scanner.end()
-    return f"arguments hold {scanner.stopped.replace('_', ' ')}" if scanner.stopped in ("canary", "prompt_leak") else ""
+    return (
+        f"arguments hold {scanner.stopped.replace('_', ' ')}"
+        if scanner.stopped in ("canary", "prompt_leak")
+        else ""
+    )
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every text and every name in a JSON value, and its numbers, in their order."""
-    rest = [value]
-    while rest:
-        node = rest.pop()
-        if isinstance(node, dict):
-            for name, inner in reversed(node.items()):
-                rest += (inner, name)
-        elif isinstance(node, list):
-            rest += reversed(node)
-        elif isinstance(node, str):
+    """Yield every text and number in a JSON value, in their order: what is spread over several stands together."""
+    for node in _nodes(value):
+        if isinstance(node, str):
             yield node
         elif isinstance(node, int | float) and not isinstance(node, bool):
             yield repr(node)
+
+
+def _names(value: Any) -> Iterator[str]:
+    for node in _nodes(value):
+        if isinstance(node, dict):
+            yield from node
+
+
+def _nodes(value: Any) -> Iterator[Any]:
+    rest = [value]
+    while rest:
+        node = rest.pop()
+        yield node
+        if isinstance(node, dict):
+            rest += reversed(node.values())
+        elif isinstance(node, list):
+            rest += reversed(node)
