@@ -43,17 +43,6 @@ class Books:
         return counted
 
     @property
-    def stood_in_for(self) -> Counter[str]:
-        """How often an answer is recorded that a fallback gave in place of a failure."""
-        counted: Counter[str] = Counter()
-        for leaf in self.requests:
-            items = leaf.get("items")
-            for item in items if isinstance(items, list) else [leaf]:
-                if degraded := item.get("degraded"):
-                    counted[str(degraded[0])] += 1
-        return counted
-
-    @property
     def total(self) -> int:
         """How many requests are recorded."""
         return len(self.requests) + sum(summary["count"] for summary in self.summaries)
