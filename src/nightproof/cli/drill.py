@@ -33,7 +33,9 @@ from nightproof.drills.suite import all_drills, choose
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write JUnit XML.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write one page of HTML.")
-@click.option("--against", type=click.Path(path_type=Path, dir_okay=False), help="An earlier report: what got worse?")
+@click.option(
+    "--against", type=click.Path(path_type=Path, dir_okay=False), help="An earlier report: what got worse?"
+)
 @click.option("--keep-stage", is_flag=True, hidden=True, help="Leave the stage's folder, to look at it.")
 def drill(
     folder: Path | None,
@@ -64,11 +66,19 @@ def drill(
     began_us = utc_us()
     declared = describe_folder(folder.resolve(), Path(tempfile.gettempdir()))
     progress = _Progress(len(chosen), is_quiet=as_json)
-    suite = Suite(folder.resolve(), declared, seed=seed, say=progress.say, keep=keep_stage, on_result=progress.done)
+    suite = Suite(
+        folder.resolve(), declared, seed=seed, say=progress.say, keep=keep_stage, on_result=progress.done
+    )
     with progress:
         results = suite.run(chosen)
     made = reports.make_report(
-        folder.resolve(), declared, results, seed=seed, began_us=began_us, quick=quick, stage_settings=STAGE_SETTINGS
+        folder.resolve(),
+        declared,
+        results,
+        seed=seed,
+        began_us=began_us,
+        quick=quick,
+        stage_settings=STAGE_SETTINGS,
     )
     changes = reports.compare(earlier, made) if earlier is not None else []
     if as_json:
@@ -137,7 +147,12 @@ def _list(drills: Sequence[Drill | NotRun], *, as_json: bool) -> None:
         show.as_json(told)
         return
     rows = [
-        [one["name"], one["group"], "quick" if one["quick"] else "" if one["runs"] else "not run", one["breaks"]]
+        [
+            one["name"],
+            one["group"],
+            "quick" if one["quick"] else "" if one["runs"] else "not run",
+            one["breaks"],
+        ]
         for one in told
     ]
     show.table("", ["drill", "group", "", "breaks"], rows)

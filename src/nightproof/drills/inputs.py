@@ -110,7 +110,9 @@ class Inputs:
             moved = [far + step * place for place in range(count)]
             moved = [value for value in moved if low <= value <= high]
             whole = field.get("type") == "integer"
-            return [{**good[n % len(good)], name: int(value) if whole else value} for n, value in enumerate(moved)]
+            return [
+                {**good[n % len(good)], name: int(value) if whole else value} for n, value in enumerate(moved)
+            ]
         return []
 
 

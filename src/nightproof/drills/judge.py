@@ -76,7 +76,9 @@ def harm(calls: Sequence[Call], *, before: Sequence[Call] = ()) -> Harm:
         hung=endings["hung"],
         slowest_s=took[-1] if took else 0.0,
         p99_s=took[min(len(took) - 1, math.ceil(0.99 * len(took)) - 1)] if took else 0.0,
-        wrong=sum(bool(call.output) and call.output not in right.get(call.asked, {call.output}) for call in calls),
+        wrong=sum(
+            bool(call.output) and call.output not in right.get(call.asked, {call.output}) for call in calls
+        ),
         failures=dict(failures.most_common()),
     )
 
@@ -96,7 +98,9 @@ def _contained(promise: Promise, seen: Observations) -> Verdict:
     if not promise.may_lose and (lost := [call for call in calls if call.ending == "lost"]):
         short.append(f"{len(lost)} connections were cut without an answer")
     told_no = [call for call in calls if call.ending in ("refused", "failed")]
-    unnamed = Counter(call.failure or f"status {call.status}" for call in told_no if call.failure not in promise.may_fail)
+    unnamed = Counter(
+        call.failure or f"status {call.status}" for call in told_no if call.failure not in promise.may_fail
+    )
     if unnamed:
         short.append("callers were told " + _counted(unnamed))
     named = [call for call in told_no if call.failure in promise.may_fail]
@@ -115,7 +119,9 @@ def _contained(promise: Promise, seen: Observations) -> Verdict:
     told = f"{suffered.calls} calls: {_endings(suffered)}; slowest {suffered.slowest_s:.2f} s"
     if suffered.wrong:
         told += f"; {suffered.wrong} answers were other than before"
-    return _verdict("contained", promise=in_words(promise), told=told, short=short, seen=seen, seconds=detected_s(seen))
+    return _verdict(
+        "contained", promise=in_words(promise), told=told, short=short, seen=seen, seconds=detected_s(seen)
+    )
 
 
 def detected_s(seen: Observations) -> float | None:
@@ -123,12 +129,15 @@ def detected_s(seen: Observations) -> float | None:
     marks = seen.marks
     before = {one for sample in seen.samples if sample.at_s < marks.fault_s for one in sample.conditions}
     signs = [
-        call.ended_s for call in seen.calls if call.ended_s >= marks.fault_s and call.sent_s <= marks.undone_s and call.failure
+        call.ended_s
+        for call in seen.calls
+        if call.ended_s >= marks.fault_s and call.sent_s <= marks.undone_s and call.failure
     ]
     signs += [
         sample.at_s
         for sample in seen.samples
-        if sample.at_s >= marks.fault_s and (set(sample.conditions) - before or (not sample.is_ready and sample.is_up))
+        if sample.at_s >= marks.fault_s
+        and (set(sample.conditions) - before or (not sample.is_ready and sample.is_up))
     ]
     return min(signs) - marks.fault_s if signs else None
 
@@ -149,7 +158,9 @@ def _recorded(promise: Promise, seen: Observations) -> Verdict:
     wanted = "each answered call has its record, and the log verifies"
     if promise.recorded_as:
         wanted += f"; {promise.recorded_as} is in it"
-    told = f"{records.acknowledged - records.missing} of {records.acknowledged} acknowledged calls are recorded"
+    told = (
+        f"{records.acknowledged - records.missing} of {records.acknowledged} acknowledged calls are recorded"
+    )
     if promise.recorded_as:
         told += f"; {records.failures.get(promise.recorded_as, 0)} × {promise.recorded_as}"
     return _verdict("recorded", promise=wanted, told=told, short=short, seen=seen)
@@ -216,7 +227,9 @@ def _recovered(promise: Promise, seen: Observations) -> Verdict:
     return _verdict("recovered", promise=wanted, told=told, short=short, seen=seen, seconds=seconds)
 
 
-def is_steady(calls: Sequence[Call], samples: Sequence[Sample], *, since_s: float, workers: int, within_s: float) -> bool:
+def is_steady(
+    calls: Sequence[Call], samples: Sequence[Sample], *, since_s: float, workers: int, within_s: float
+) -> bool:
     """Say whether a service is as it should be in this stretch: answers of its own, in time, all workers there.
 
     A service whose model is unsure now and then also has its fallbacks on a good day, so a fiftieth is let pass.
@@ -312,7 +325,10 @@ def _counted(counts: Counter[str]) -> str:
 
 
 def _endings(suffered: Harm) -> str:
-    counts = {name: getattr(suffered, name) for name in ("answered", "degraded", "refused", "failed", "lost", "hung")}
+    counts = {
+        name: getattr(suffered, name)
+        for name in ("answered", "degraded", "refused", "failed", "lost", "hung")
+    }
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
 
 
@@ -328,19 +344,31 @@ def claim_at_most(aspect: Aspect, what: str, *, promised: float, seen: float | N
     return Claim(aspect=aspect, what=what, promised=f"at most {promised:.4g}{unit}", seen=told, holds=holds)
 
 
-def claim_at_least(aspect: Aspect, what: str, *, promised: float, seen: float | None, unit: str = "") -> Claim:
+def claim_at_least(
+    aspect: Aspect, what: str, *, promised: float, seen: float | None, unit: str = ""
+) -> Claim:
     """Claim that a figure is not under a bound; a figure that is missing is none."""
     told = "not seen" if seen is None else f"{seen:.4g}{unit}"
     holds = seen is not None and seen >= promised
     return Claim(aspect=aspect, what=what, promised=f"at least {promised:.4g}{unit}", seen=told, holds=holds)
 
 
-def claim_all(aspect: Aspect, what: str, answers: Sequence[tuple[str, object]], *, promised: str, good: Callable[[object], bool]) -> Claim:
+def claim_all(
+    aspect: Aspect,
+    what: str,
+    answers: Sequence[tuple[str, object]],
+    *,
+    promised: str,
+    good: Callable[[object], bool],
+) -> Claim:
     """Claim the same of many cases; the first that breaks it is named."""
     broken = [(name, answer) for name, answer in answers if not good(answer)]
     if not answers:
         return Claim(aspect=aspect, what=what, promised=promised, seen="nothing was tried", holds=False)
-    told = f"all {len(answers)}" if not broken else f"{len(broken)} of {len(answers)} not: " + "; ".join(
-        f"{name} → {answer}" for name, answer in broken[:_SHOWN]
+    told = (
+        f"all {len(answers)}"
+        if not broken
+        else f"{len(broken)} of {len(answers)} not: "
+        + "; ".join(f"{name} → {answer}" for name, answer in broken[:_SHOWN])
     )
     return Claim(aspect=aspect, what=what, promised=promised, seen=told, holds=not broken)

@@ -78,7 +78,9 @@ class Lookout:
         if self._tls is None:
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_WITHIN_S)
         else:
-            connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=_WITHIN_S, context=self._tls)
+            connection = http.client.HTTPSConnection(
+                "127.0.0.1", self._port, timeout=_WITHIN_S, context=self._tls
+            )
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from nightproof.base.clock import monotonic_s
 from nightproof.declare.describe import types_of
-from nightproof.declare.service import Service
+from nightproof.declare.service import Objective, Service
 
 _FOR_EVER_S = 3_600.0
 _CHUNK_BYTES = 32 << 20
@@ -51,6 +51,8 @@ def wrap(service: Service, cue_file: str, declares: Mapping[str, Any]) -> Servic
     Misbehaving.__name__ = model.__name__
     service.model = Misbehaving
     for name, value in declares.items():
+        if name == "objective":
+            value = Objective(**value)
         setattr(service, name, tuple(value) if isinstance(value, list) else value)
     return service
 
@@ -73,20 +75,22 @@ class Cue:
             case "raise":
                 raise RuntimeError("told to fail while loading")
 
-    def predict(self, own: Callable[[Any], Any], batch: Any, given: type[BaseModel], answer: type[BaseModel]) -> Any:
+    def predict(
+        self, own: Callable[[Any], Any], batch: Any, given: type[BaseModel], answer: type[BaseModel]
+    ) -> Any:
         """Answer a batch: by the model, and as told before and after it."""
         told = self._read()
         act = str(told.get("act", ""))
         if not act or not self._is_meant(told, batch, given):
             return own(batch)
-        self._before(act, told, len(batch))
+        self._before(act, told)
         answers = own(batch)
         return _spoil(act, told, answers, answer) if act in _SPOILS else answers
 
-    def _before(self, act: str, told: dict[str, Any], rows: int) -> None:
+    def _before(self, act: str, told: dict[str, Any]) -> None:
         match act:
             case "slow":
-                time.sleep(float(told["ms"]) / 1_000 * (rows if told.get("each") else 1))
+                time.sleep(float(told["ms"]) / 1_000)
             case "hang":
                 time.sleep(_FOR_EVER_S)
             case "spin":

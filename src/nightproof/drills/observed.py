@@ -55,6 +55,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     severity: str
     state: Literal["firing", "resolved"]
+    by: str = "webhook"
+    """Which of the stage's receivers was told."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):

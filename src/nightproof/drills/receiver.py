@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from nightproof.base.clock import monotonic_s
+from nightproof.base.clock import monotonic_s, utc_now
 from nightproof.drills.observed import Told
 
 
@@ -22,8 +23,11 @@ class Receiver:
         self.heartbeats: list[float] = []
         self.refused = 0
         self.is_refusing = False
-        """Answer 503, as a receiver in trouble does."""
+        """Answer the webhook with 503, as a receiver in trouble does."""
+        self.is_collector_down = False
+        """Answer what comes to the OpenTelemetry collector with 503."""
         self._seen: set[str] = set()
+        self._at_alertmanager: set[tuple[str, str, str]] = set()
         self._server = _Server(("127.0.0.1", 0), _handler_of(self))
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="receiver", daemon=True
@@ -51,13 +55,18 @@ class Receiver:
 
     def take(self, path: str, headers: dict[str, str], body: bytes) -> int:
         """Take one post; return the status to answer. A message that came twice is told once."""
-        if self.is_refusing:
-            self.refused += 1
-            return 503
         now_s = monotonic_s()
         if path.startswith("/beat"):
             self.heartbeats.append(now_s)
             return 200
+        if path.startswith("/otel"):
+            return 503 if self.is_collector_down else 200
+        if path.startswith("/api/v2/alerts"):
+            self._take_alertmanager(json.loads(body or b"[]"), now_s)
+            return 200
+        if self.is_refusing:
+            self.refused += 1
+            return 503
         message_id = headers.get("webhook-id", "")
         if message_id and message_id in self._seen:
             return 200
@@ -75,6 +84,22 @@ class Receiver:
                 )
             )
         return 200
+
+    def _take_alertmanager(self, alerts: list[dict[str, Any]], now_s: float) -> None:
+        """Take a post in Alertmanager's form: what fires is told again and again, and is new once."""
+        now = utc_now()
+        for alert in alerts:
+            labels = alert["labels"]
+            is_over = datetime.fromisoformat(alert["endsAt"]) <= now
+            key = (labels.get("failure", ""), labels.get("service", ""), labels.get("severity", ""))
+            if is_over == (key in self._at_alertmanager):
+                (self._at_alertmanager.discard if is_over else self._at_alertmanager.add)(key)
+                self.told.append(
+                    Told(
+                        at_s=now_s, alertname=labels.get("alertname", ""), failure=key[0], service=key[1],
+                        severity=key[2], state="resolved" if is_over else "firing", by="alertmanager",
+                    )
+                )  # fmt: skip
 
     def firing(self) -> set[tuple[str, str, str]]:
         """Return what is firing by what was told last: failure, service, severity."""

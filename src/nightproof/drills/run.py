@@ -7,6 +7,7 @@ the latest before the stage is closed: waiting for it would make up most of the 
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,7 +63,14 @@ class Suite:
     """Runs drills on a service folder, and keeps their results in order."""
 
     def __init__(
-        self, folder: Path, declared: Description, *, seed: int, say: Say, keep: bool = False, on_result: Callable[[Result], None]
+        self,
+        folder: Path,
+        declared: Description,
+        *,
+        seed: int,
+        say: Say,
+        keep: bool = False,
+        on_result: Callable[[Result], None],
     ) -> None:
         self.results: list[Result] = []
         self._folder = folder
@@ -115,6 +123,9 @@ class Suite:
         except StageFailed as error:
             self._drop_stage()
             self._add(_not_run(drill, "could not run", f"{error.text} {error.hint}".strip()))
+        except Exception as error:  # noqa: BLE001 - a border: one drill's mistake must not cost the others' results
+            self._add(_not_run(drill, "could not run", _place_of(error), took_s=monotonic_s() - began_s))
+            self.close()
         else:
             opened.ended_s = monotonic_s()
             self._open.append(opened)
@@ -129,7 +140,9 @@ class Suite:
             raise CannotRun("the service has no golden cases, so nobody knows what to ask it")
         first_seq = read_books(stage.state, 0).next_seq
         patience_s = self._declared.deadline_ms / 1_000 + _PATIENCE_S
-        crowd = Crowd(stage.place, bodies, rate_per_s=drill.rate_per_s, patience_s=patience_s, seed=self._seed)
+        crowd = Crowd(
+            stage.place, bodies, rate_per_s=drill.rate_per_s, patience_s=patience_s, seed=self._seed
+        )
         scene = Scene(
             stage, crowd, declared=self._declared, inputs=self._inputs, promise=promise, seed=self._seed
         )
@@ -215,7 +228,8 @@ class Suite:
             self._say("waiting", "until what fires from before is over")
             with self._callers(stage):
                 stage.wait_until(
-                    lambda: not hiding & {failure for failure, _, _ in stage.receiver.firing()}, within_s=_QUIET_WITHIN_S
+                    lambda: not hiding & {failure for failure, _, _ in stage.receiver.firing()},
+                    within_s=_QUIET_WITHIN_S,
                 )
             if hiding & {failure for failure, _, _ in stage.receiver.firing()}:
                 # It stands for longer than we wait, as some do on purpose: this drill needs a stage where it does not.
@@ -252,7 +266,9 @@ class Suite:
     def _callers(self, stage: Stage) -> Iterator[None]:
         """Let ordinary callers ask meanwhile: no data is not taken for good news."""
         bodies = [json.dumps(record).encode() for record in self._inputs.good()]
-        crowd = Crowd(stage.place, bodies, rate_per_s=_CALM_RATE_PER_S, patience_s=_PATIENCE_S, seed=self._seed)
+        crowd = Crowd(
+            stage.place, bodies, rate_per_s=_CALM_RATE_PER_S, patience_s=_PATIENCE_S, seed=self._seed
+        )
         crowd.start()
         try:
             yield
@@ -289,7 +305,8 @@ class Suite:
         told = [
             msgspec.structs.replace(one, at_s=one.at_s - begin_s)
             for one in list(receiver.told)
-            if begin_s <= one.at_s and (one.at_s <= end_s or (one.failure in opened.promise.alerts and is_last))
+            if begin_s <= one.at_s
+            and (one.at_s <= end_s or (one.failure in opened.promise.alerts and is_last))
         ]
         return Observations(
             marks=opened.marks,
@@ -345,6 +362,12 @@ def audit(stage: Stage, acknowledged: Path, failures: dict[str, int]) -> Records
     )
 
 
+def _place_of(error: Exception) -> str:
+    """Say what went wrong in the drill itself, and where."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"the drill failed: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+
+
 def _why_not_verified(ran: Ran) -> str:
     verdict = ran.json or {}
     first = verdict.get("first_bad") or {}
@@ -394,5 +417,3 @@ def describe_folder(folder: Path, root: Path) -> Description:
         first = told["errors"][0]
         raise NightproofError(first["what"], hint=first["do"])
     return msgspec.convert(told["description"], Description)
-
-

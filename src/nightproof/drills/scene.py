@@ -30,7 +30,14 @@ class Scene:
     """Where one drill happens."""
 
     def __init__(
-        self, stage: Stage, crowd: Crowd, *, declared: Description, inputs: Inputs, promise: Promise, seed: int = 0
+        self,
+        stage: Stage,
+        crowd: Crowd,
+        *,
+        declared: Description,
+        inputs: Inputs,
+        promise: Promise,
+        seed: int = 0,
     ) -> None:
         self.stage = stage
         self.crowd = crowd
@@ -128,7 +135,9 @@ class Scene:
         if self.stage.tls is None:
             connection = http.client.HTTPConnection("127.0.0.1", self.stage.port, timeout=20)
         else:
-            connection = http.client.HTTPSConnection("127.0.0.1", self.stage.port, timeout=20, context=self.stage.tls)
+            connection = http.client.HTTPSConnection(
+                "127.0.0.1", self.stage.port, timeout=20, context=self.stage.tls
+            )
         sent = {
             "authorization": f"Bearer {self.stage.key if key is None else key}",
             "content-type": "application/json",
@@ -156,7 +165,9 @@ class Scene:
         """Have more callers ask for these records until the fault ends; what they are told is judged too."""
         bodies = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in records]
         patience_s = self.declared.deadline_ms / 1_000 + 5.0
-        more = Crowd(self.stage.place, bodies, rate_per_s=rate_per_s, patience_s=patience_s, seed=self.seed + 1)
+        more = Crowd(
+            self.stage.place, bodies, rate_per_s=rate_per_s, patience_s=patience_s, seed=self.seed + 1
+        )
 
         def end() -> None:
             more.stop()

@@ -43,6 +43,7 @@ STAGE_SETTINGS = {
     "ledger.summary_every_s": "1",
     "workers.restarts": "100",
     "notify.failing_after_s": "5",
+    "notify.heartbeat_every_s": "1",
 }
 """What every stage sets otherwise than a server does by default: told in the report."""
 
@@ -64,6 +65,10 @@ class Setting:
     """The disk and the clock of its server can be made to fail, by a module that Python finds first."""
     has_tls: bool = False
     certificate_days: float = 365.0
+    watermark_under_free_bytes: int = 0
+    """Let the disk count as nearly full once that much more of it is used; 0: as the server does."""
+    cue: Mapping[str, Any] | None = None
+    """What the model does here on a good day: slower than it is, to fill it with what this machine can send."""
 
 
 @dataclass
@@ -109,6 +114,8 @@ class Stage:
         self.lookout: Lookout | None = None
         self._is_closed = False
         (self.root / "tmp").mkdir()
+        free = os.statvfs(self.root)
+        self.watermark_bytes = max(1, free.f_bavail * free.f_frsize - setting.watermark_under_free_bytes)
 
     # -- set up and undo ----------------------------------------------------------------------
 
@@ -116,6 +123,7 @@ class Stage:
         """Make the folder, start the server, and wait until it is ready. Raises StageFailed."""
         self.service = service
         make_folder(self.source, self.folder, cue_file=self.cue_file, declares=self.setting.declares)
+        self.cue(None)
         self.receiver.start()
         self.key = self.make_key("predict")
         self._write_certificate()
@@ -124,7 +132,8 @@ class Stage:
         self.lookout = Lookout(self.port, tls=self.tls, memory_of=self.memory_bytes)
         if not self.wait_until(self.is_ready, within_s=_READY_WITHIN_S):
             raise StageFailed(
-                f"The stage {self.setting.name!r} did not become ready.", hint=_last_lines(self.log.read_text("utf-8"))
+                f"The stage {self.setting.name!r} did not become ready.",
+                hint=_last_lines(self.log.read_text("utf-8")),
             )
         self.lookout.start()
 
@@ -134,8 +143,10 @@ class Stage:
             **STAGE_SETTINGS,
             "notify.webhook": self.receiver.url,
             "notify.heartbeat": f"http://127.0.0.1:{self.receiver.port}/beat",
-            **self.setting.settings,
+            **{name: self._filled(value) for name, value in self.setting.settings.items()},
         }
+        if self.setting.watermark_under_free_bytes:
+            chosen["ledger.disk_low_bytes"] = str(self.watermark_bytes)
         flags = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
         if self.setting.has_tls:
             flags += ["--tls-cert", str(self.root / "cert.pem"), "--tls-key", str(self.root / "key.pem")]
@@ -147,7 +158,8 @@ class Stage:
     def env(self) -> dict[str, str]:
         """Return the environment of everything that runs here: the user's, without what would steer another server."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
-        kept |= {watchdog.VARIABLE: str(self.root), "TMPDIR": str(self.root / "tmp"), **self.setting.env}
+        kept |= {watchdog.VARIABLE: str(self.root), "TMPDIR": str(self.root / "tmp")}
+        kept |= {name: self._filled(value) for name, value in self.setting.env.items()}
         if self.setting.has_shim:
             paths = [str(SHIM), *filter(None, [kept.get("PYTHONPATH", "")])]
             kept |= {
@@ -156,6 +168,10 @@ class Stage:
                 "JUMPING_CLOCK": str(self.ahead_file),
             }
         return kept
+
+    def _filled(self, text: str) -> str:
+        """Write this stage's own places into a setting."""
+        return text.replace("{root}", str(self.root)).replace("{receiver}", f"http://127.0.0.1:{self.receiver.port}")
 
     def close(self) -> None:
         """Undo everything. Twice is fine."""
@@ -178,9 +194,15 @@ class Stage:
 
     def run(self, *verb: str, within_s: float = _VERB_WITHIN_S, state: Path | None = None) -> Ran:
         """Run a verb of the command line on this stage, to its end."""
+        return self.run_command(
+            [sys.executable, "-m", "nightproof", *verb, "--state", str(state or self.state)], within_s=within_s
+        )
+
+    def run_command(self, command: Sequence[str], *, within_s: float) -> Ran:
+        """Run a program in the stage's environment, to its end."""
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "nightproof", *verb, "--state", str(state or self.state)],
+                command,
                 capture_output=True, text=True, timeout=within_s, env=self.env(), cwd=self.root, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -214,8 +236,23 @@ class Stage:
         return [int(pid) for pid in services[0].get("pids", [])]
 
     def cue(self, cue: Mapping[str, Any] | None) -> None:
-        """Tell the model what to do from now on."""
-        set_cue(self.cue_file, cue)
+        """Tell the model what to do from now on; None: what it does here on a good day."""
+        set_cue(self.cue_file, cue if cue is not None else self.setting.cue)
+
+    def make_folder(self, version: str, **declares: Any) -> tuple[Path, Path]:
+        """Make another folder of the service, with a cue file of its own; return both."""
+        folder, cue_file = self.root / f"service-{version}", self.root / f"cue-{version}.json"
+        changed = {**self.setting.declares, **declares}
+        make_folder(self.source, folder, cue_file=cue_file, declares=changed, note=version)
+        return folder, cue_file
+
+    def release(self, folder: Path, version: str) -> Ran:
+        """Make a release of a folder, as an operator does."""
+        return self.run("release", str(folder), "--version", version, "--json")
+
+    def live(self) -> str:
+        """Return the version that is live."""
+        return str((self.status().get("services") or [{}])[0].get("release", ""))
 
     # -- what callers and watchers see --------------------------------------------------------
 
@@ -229,7 +266,10 @@ class Stage:
         scheme = "https" if self.tls else "http"
         try:
             return httpx.get(
-                f"{scheme}://127.0.0.1:{self.port}{path}", headers=headers, timeout=5, verify=self.tls or False
+                f"{scheme}://127.0.0.1:{self.port}{path}",
+                headers=headers,
+                timeout=5,
+                verify=self.tls or False,
             )
         except httpx.TransportError:
             return None
@@ -247,12 +287,16 @@ class Stage:
     def count(self, name: str, **labels: str) -> float:
         """Sum a metric over all label sets that have these."""
         return sum(
-            value for found, value in self.metrics().get(name, ()) if all(found.get(one) == labels[one] for one in labels)
+            value
+            for found, value in self.metrics().get(name, ())
+            if all(found.get(one) == labels[one] for one in labels)
         )
 
     def conditions(self) -> set[str]:
         """Return what the server says is wrong now."""
-        return {labels["failure"] for labels, value in self.metrics().get("nightproof_condition", ()) if value}
+        return {
+            labels["failure"] for labels, value in self.metrics().get("nightproof_condition", ()) if value
+        }
 
     def memory_bytes(self) -> int:
         """Return the resident memory of the server process."""

@@ -7,9 +7,35 @@ from collections.abc import Sequence
 from nightproof.base.errors import SettingError
 from nightproof.base.failures import CATALOGUE
 from nightproof.drills.drill import GROUPS, USUAL, Drill, NotRun
-from nightproof.drills.faults import model, processes
+from nightproof.drills.faults import (
+    audit,
+    callers,
+    data,
+    dependencies,
+    load,
+    model,
+    monitoring,
+    network,
+    not_run,
+    processes,
+    releases,
+    security,
+)
 
-_FAMILIES: tuple[Sequence[Drill | NotRun], ...] = (model.DRILLS, processes.DRILLS)
+_FAMILIES: tuple[Sequence[Drill | NotRun], ...] = (
+    model.DRILLS,
+    processes.DRILLS,
+    callers.DRILLS,
+    network.DRILLS,
+    security.DRILLS,
+    data.DRILLS,
+    audit.DRILLS,
+    dependencies.DRILLS,
+    load.DRILLS,
+    releases.DRILLS,
+    monitoring.DRILLS,
+    not_run.DRILLS,
+)
 
 
 def all_drills() -> list[Drill | NotRun]:
@@ -26,7 +52,9 @@ def choose(only: Sequence[str] = (), *, quick: bool = False) -> list[Drill | Not
     for name in only:
         found = [drill.name for drill in every.values() if name in (drill.name, drill.group, *drill.proves)]
         if not found:
-            raise SettingError(f"There is no drill {name!r}.", hint="`nightproof drill --list` names them all.")
+            raise SettingError(
+                f"There is no drill {name!r}.", hint="`nightproof drill --list` names them all."
+            )
         wanted += found
     chosen = [every[name] for name in dict.fromkeys(wanted)] if only else list(every.values())
     if quick and not only:

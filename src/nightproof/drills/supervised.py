@@ -17,6 +17,7 @@ from typing import NamedTuple
 from nightproof.base.clock import monotonic_s
 
 _RESTART_PAUSE_S = 1.0
+_LOOK_AGAIN_S = 0.05
 _STOPS_WITHIN_S = 40.0
 
 
@@ -40,6 +41,8 @@ class Supervised:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
+        self._held = threading.Event()
+        """Set while it is to stay down."""
         self._lock = threading.Lock()
         """Guards `_process` against a stop while it is started."""
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
@@ -61,6 +64,18 @@ class Supervised:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def pause(self) -> int:
+        """End it in order and keep it down; return its exit code."""
+        self._held.set()
+        process = self._process
+        if process is None:
+            return 0
+        return self._end(process)
+
+    def resume(self) -> None:
+        """Let it run again."""
+        self._held.clear()
+
     def stop(self) -> int:
         """End it for good as `systemctl stop` does; return its exit code."""
         with self._lock:
@@ -68,17 +83,20 @@ class Supervised:
             process = self._process
         if process is None:
             return 0
+        code = self._end(process)
+        if self._thread.is_alive():
+            self._thread.join(5)
+        return code
+
+    def _end(self, process: subprocess.Popen[bytes]) -> int:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(_STOPS_WITHIN_S)
+            return process.wait(_STOPS_WITHIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
-        if self._thread.is_alive():
-            self._thread.join(5)
-        return process.returncode
+            return process.wait()
 
     def _begin(self) -> None:
         with self._lock:
@@ -98,4 +116,7 @@ class Supervised:
             self.exits.append(Exit(monotonic_s(), code))
             if self._stopping.wait(_RESTART_PAUSE_S):
                 return
+            while self._held.is_set():
+                if self._stopping.wait(_LOOK_AGAIN_S):
+                    return
             self._begin()

@@ -20,7 +20,9 @@ _DENIAL = ("ATLAS AML.T0029",)
 _TAKEN_DOWN = ("deadline_exceeded", "poison_input", "model_crash", "model_unavailable", "overloaded")
 """What else may be told where workers end faster than this machine starts them."""
 SMALL_MEMORY = Setting(name="little memory", declares={"memory_mb": 640})
-UNPATIENT = Setting(name="usual restart budget", settings={"workers.restarts": "10"}, declares={"load_timeout_s": 5})
+UNPATIENT = Setting(
+    name="usual restart budget", settings={"workers.restarts": "10"}, declares={"load_timeout_s": 5}
+)
 
 
 def _on_marked(act: str, **more: Any) -> Any:
@@ -61,7 +63,10 @@ def _unsure(scene: Scene) -> None:
     scene.prepare_marked()
     with scene.fault():
         scene.misbehave_on_marked(
-            "unsure", rate_per_s=12.0, confidence=scene.declared.confidence_field, floor=scene.declared.confidence_floor
+            "unsure",
+            rate_per_s=12.0,
+            confidence=scene.declared.confidence_field,
+            floor=scene.declared.confidence_floor,
         )
         scene.hold_until_alert()
     _claim_guilty_named(scene)
@@ -79,10 +84,15 @@ def _poison(scene: Scene) -> None:
         for one in held if isinstance(held, list) else []:
             scene.stage.operate("POST", f"/admin/quarantine/{one['id']}/release")
     scene.notes.append(f"the first caller was told {first.status} {first.failure}")
-    scene.claim(judge.claim_at_most("contained", "found to be poison", promised=20.0, seen=found_s, unit=" s"))
+    scene.claim(
+        judge.claim_at_most("contained", "found to be poison", promised=20.0, seen=found_s, unit=" s")
+    )
     scene.claim(
         judge.claim_equal(
-            "contained", "the record from then on", promised="422 poison_input", seen=f"{again.status} {again.failure}"
+            "contained",
+            "the record from then on",
+            promised="422 poison_input",
+            seen=f"{again.status} {again.failure}",
         )
     )
     scene.claim(judge.claim_equal("recorded", "records in quarantine", promised=1, seen=len(held)))
@@ -94,7 +104,9 @@ def _golden_wrong(scene: Scene) -> None:
         scene.hold_until_alert()
         out_s = scene.until(lambda: not scene.stage.is_ready(), within_s=25.0)
     # What is wrong and sure of itself can only be known by what ought to come out.
-    scene.claim(judge.claim_at_most("contained", "no wrong answer after", promised=30.0, seen=out_s, unit=" s"))
+    scene.claim(
+        judge.claim_at_most("contained", "no wrong answer after", promised=30.0, seen=out_s, unit=" s")
+    )
 
 
 def _load_never_ends(scene: Scene) -> None:
@@ -112,7 +124,10 @@ def _output_check(scene: Scene) -> None:
     """Find an input and a misbehaviour at which a declared output check says no."""
     floor = scene.declared.confidence_floor or 0.0
     named = {"confidence": scene.declared.confidence_field}
-    tries: list[dict[str, Any]] = [{"act": "lie", **named}, {"act": "unsure", "floor": 2 * (floor + 0.01), **named}]
+    tries: list[dict[str, Any]] = [
+        {"act": "lie", **named},
+        {"act": "unsure", "floor": 2 * (floor + 0.01), **named},
+    ]
     records = [*scene.inputs.good(), *(marked.record for marked in list(scene.inputs.marked())[:60])]
     for cue in tries:
         scene.undo("the model's cue", lambda: scene.stage.cue(None))
@@ -146,7 +161,11 @@ def _needs_output_check(declared: Description, inputs: Inputs) -> str:
 
 
 def _needs_golden(declared: Description, inputs: Inputs) -> str:
-    return "" if declared.golden_cases else "the service has no golden cases: a model that lies would not be noticed"
+    return (
+        ""
+        if declared.golden_cases
+        else "the service has no golden cases: a model that lies would not be noticed"
+    )
 
 
 def _golden_promise(declared: Description) -> Promise:

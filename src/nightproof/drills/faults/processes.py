@@ -58,7 +58,9 @@ def _worker_stopped(scene: Scene) -> None:
         # It is busy or idle: its request's clock finds it, or a ping does.
         seconds = scene.until(lambda: _is_replaced(scene, pid, count), within_s=_WORKER_BACK_WITHIN_S)
     scene.claim(
-        judge.claim_at_most("contained", "it was replaced", promised=_WORKER_BACK_WITHIN_S, seen=seconds, unit=" s")
+        judge.claim_at_most(
+            "contained", "it was replaced", promised=_WORKER_BACK_WITHIN_S, seen=seconds, unit=" s"
+        )
     )
 
 
@@ -107,7 +109,9 @@ def _sigterm_under_load(scene: Scene) -> None:
         scene.until(scene.stage.is_ready, within_s=60.0)
     code = server.exits[-1].code if len(server.exits) > exits else None
     scene.claim(judge.claim_equal("contained", "exit code", promised=0, seen=code))
-    scene.claim(judge.claim_at_most("contained", "not ready first", promised=1.0, seen=not_ready_s, unit=" s"))
+    scene.claim(
+        judge.claim_at_most("contained", "not ready first", promised=1.0, seen=not_ready_s, unit=" s")
+    )
 
 
 def _audit_writer_killed(scene: Scene) -> None:
@@ -117,7 +121,8 @@ def _audit_writer_killed(scene: Scene) -> None:
     with scene.fault():
         _kill(pid)
         other_s = scene.until(
-            lambda: int((scene.stage.status().get("ledger") or {}).get("writer_pid") or 0) not in (0, pid), within_s=10.0
+            lambda: int((scene.stage.status().get("ledger") or {}).get("writer_pid") or 0) not in (0, pid),
+            within_s=10.0,
         )
     scene.claim(judge.claim_at_most("contained", "another writer", promised=10.0, seen=other_s, unit=" s"))
 

@@ -140,10 +140,13 @@ def read_report(path: Path) -> Report:
         report = msgspec.json.decode(path.read_bytes(), type=Report)
     except (OSError, msgspec.DecodeError) as error:
         raise NightproofError(
-            f"{path} is no report of `nightproof drill --json`: {error}.", hint="Write one: nightproof drill FOLDER --json > old.json"
+            f"{path} is no report of `nightproof drill --json`: {error}.",
+            hint="Write one: nightproof drill FOLDER --json > old.json",
         ) from error
     if report.form != FORM:
-        raise NightproofError(f"{path} has another form ({report.form}).", hint="Make it again with this version.")
+        raise NightproofError(
+            f"{path} has another form ({report.form}).", hint="Make it again with this version."
+        )
     return report
 
 
@@ -157,7 +160,13 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 _SLOWER = 1.5
 _SLOWER_BY_S = 2.0
-_GOOD: dict[Word, int] = {"held": 0, "not applicable": 1, "could not run": 2, "fell short": 3, "not restored": 4}
+_GOOD: dict[Word, int] = {
+    "held": 0,
+    "not applicable": 1,
+    "could not run": 2,
+    "fell short": 3,
+    "not restored": 4,
+}
 
 
 def compare(old: Report, new: Report) -> list[Change]:
@@ -179,7 +188,11 @@ def compare(old: Report, new: Report) -> list[Change]:
             now = verdict.seconds
             if then is not None and now is not None and now > max(then * _SLOWER, then + _SLOWER_BY_S):
                 changes.append(
-                    Change(name=one.name, what=f"{verdict.aspect} after {then:.1f} s → {now:.1f} s", is_worse=True)
+                    Change(
+                        name=one.name,
+                        what=f"{verdict.aspect} after {then:.1f} s → {now:.1f} s",
+                        is_worse=True,
+                    )
                 )
     gone = sorted(before.keys() - {one.name for one in new.results})
     changes += [Change(name=name, what="was run then, and was not now", is_worse=False) for name in gone]

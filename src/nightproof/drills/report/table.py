@@ -48,8 +48,13 @@ def print_report(report: Report, console: Console, changes: Sequence[Change] = (
         console.print("\n[bold]against the earlier report[/]")
         for change in changes:
             colour = "red" if change.is_worse else "green"
-            console.print(f"  [{colour}]{'worse ' if change.is_worse else 'other '}[/] {change.name}: {escape(change.what)}", soft_wrap=True)
-    told = ", ".join(f"[{_COLOURS[word]}]{count} {word}[/]" for word, count in report.counts().items() if count)
+            console.print(
+                f"  [{colour}]{'worse ' if change.is_worse else 'other '}[/] {change.name}: {escape(change.what)}",
+                soft_wrap=True,
+            )
+    told = ", ".join(
+        f"[{_COLOURS[word]}]{count} {word}[/]" for word, count in report.counts().items() if count
+    )
     declared = report.declared
     console.print(
         f"\n[bold]{escape(declared.service)}[/]: {told}  [dim]({report.took_s:.0f} s, seed {report.seed},"
@@ -60,7 +65,9 @@ def print_report(report: Report, console: Console, changes: Sequence[Change] = (
 
 def cell(verdict: Verdict) -> str:
     """Show one verdict in a word and its seconds."""
-    seconds = "" if verdict.seconds is None or verdict.word == "not applicable" else f" {verdict.seconds:.1f} s"
+    seconds = (
+        "" if verdict.seconds is None or verdict.word == "not applicable" else f" {verdict.seconds:.1f} s"
+    )
     return f"[{_COLOURS[verdict.word]}]{_SIGNS[verdict.word]}{seconds}[/]"
 
 
@@ -84,11 +91,15 @@ def _print_not_run(report: Report, console: Console) -> None:
     if not_run:
         console.print("\n[bold]not tested[/]")
         for one in not_run:
-            console.print(f"  [{_COLOURS[one.word]}]{one.word}[/] {one.name}: {escape(one.why)}", soft_wrap=True)
+            console.print(
+                f"  [{_COLOURS[one.word]}]{one.word}[/] {one.name}: {escape(one.why)}", soft_wrap=True
+            )
 
 
 def _print_short(result: Result, console: Console) -> None:
-    console.print(f"\n[bold red]{result.word}[/] [bold]{result.name}[/]: {escape(result.breaks)}", soft_wrap=True)
+    console.print(
+        f"\n[bold red]{result.word}[/] [bold]{result.name}[/]: {escape(result.breaks)}", soft_wrap=True
+    )
     for verdict in result.verdicts:
         if verdict.word in BAD:
             console.print(f"  {verdict.aspect}: {escape(verdict.seen)}", soft_wrap=True)
