@@ -14,12 +14,16 @@ import click
 from rich.markup import escape
 
 from nightproof.base.clock import utc_us
+from nightproof.base.errors import NightproofError
 from nightproof.cli import show
 from nightproof.drills.drill import Drill, NotRun
 from nightproof.drills.observed import Result
 from nightproof.drills.report import report as reports
+from nightproof.drills.report.junit import as_junit
+from nightproof.drills.report.page import as_html
 from nightproof.drills.report.table import print_report
 from nightproof.drills.run import Suite, describe_folder
+from nightproof.drills.soak import soak, span_s
 from nightproof.drills.stage import STAGE_SETTINGS
 from nightproof.drills.suite import all_drills, choose
 
@@ -29,6 +33,7 @@ from nightproof.drills.suite import all_drills, choose
 @click.option("--only", multiple=True, metavar="NAME", help="This drill, group or failure; may be repeated.")
 @click.option("--list", "list_them", is_flag=True, help="List the drills, and run none.")
 @click.option("--quick", is_flag=True, help="A choice that takes under three minutes.")
+@click.option("--soak", "span", metavar="8h", help="Random faults for so long: 90s, 30min, 8h.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Spreads arrivals and random faults.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write JUnit XML.")
@@ -42,6 +47,7 @@ def drill(
     only: tuple[str, ...],
     list_them: bool,
     quick: bool,
+    span: str | None,
     seed: int,
     as_json: bool,
     junit: Path | None,
@@ -61,6 +67,9 @@ def drill(
         return
     if folder is None:
         raise click.UsageError("Name the service's folder, or give --list.")
+    soak_s = None if span is None else span_s(span)
+    if span is not None and soak_s is None:
+        raise click.UsageError(f"--soak {span!r} is no span. Write 90s, 30min or 8h.")
     earlier = reports.read_report(against) if against is not None else None
     signal.signal(signal.SIGTERM, _end)
     began_us = utc_us()
@@ -70,7 +79,13 @@ def drill(
         folder.resolve(), declared, seed=seed, say=progress.say, keep=keep_stage, on_result=progress.done
     )
     with progress:
-        results = suite.run(chosen)
+        if soak_s is None:
+            results = suite.run(chosen)
+        else:
+            try:
+                results = soak(suite, chosen, seconds=soak_s, seed=seed)
+            finally:
+                suite.close()
     made = reports.make_report(
         folder.resolve(),
         declared,
@@ -81,12 +96,22 @@ def drill(
         stage_settings=STAGE_SETTINGS,
     )
     changes = reports.compare(earlier, made) if earlier is not None else []
+    for file, content in ((junit, as_junit(made)), (html, as_html(made, changes).encode())):
+        if file is not None:
+            _write(file, content)
     if as_json:
         sys.stdout.write(reports.as_json(made).decode() + "\n")
     else:
         print_report(made, show.console, changes)
     if not made.held or any(change.is_worse for change in changes):
         sys.exit(1)
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise NightproofError(f"{file} cannot be written: {error.strerror}.", hint="Name another file.") from error
 
 
 def _end(number: int, frame: FrameType | None) -> None:

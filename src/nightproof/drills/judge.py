@@ -31,6 +31,7 @@ _ORDER: dict[Word, int] = {
     "fell short": 3,
     "not restored": 4,
 }
+LOOK_AT_LEAST_S = 1.5
 _BUCKET_S = 0.25
 _SHOWN = 3
 _STEADY_CALLS = 10
@@ -54,6 +55,8 @@ def under_fault(seen: Observations) -> list[Call]:
     """Return the calls that the fault may have touched: due from the fault on, or unanswered then, until all is well."""
     marks = seen.marks
     until_s = marks.steady_s if marks.steady_s is not None else marks.ended_s
+    # What is over in a moment is looked at for a little longer: the crowd must have had a chance to meet it.
+    until_s = max(until_s, marks.fault_s + LOOK_AT_LEAST_S)
     return [call for call in seen.calls if call.ended_s >= marks.fault_s and call.sent_s <= until_s]
 
 
@@ -108,10 +111,10 @@ def _contained(promise: Promise, seen: Observations) -> Verdict:
     if named and len(named) > allowed * len(calls):
         failures = Counter(call.failure for call in named)
         short.append(f"{len(named)} of {len(calls)} callers got no answer ({_counted(failures)})")
-    if promise.shelter == "all" and (degraded := [call for call in calls if call.ending == "degraded"]):
+    degraded = sum(call.ending == "degraded" for call in calls)
+    if promise.shelter == "all" and degraded > allowed * len(calls):
         # A fallback's answer is less than the model's; the same share of the crowd may get it.
-        if len(degraded) > allowed * len(calls):
-            short.append(f"{len(degraded)} of {len(calls)} answers were a fallback's")
+        short.append(f"{degraded} of {len(calls)} answers were a fallback's")
     slowest_s = max((call.took_s for call in calls if call.ending not in ("hung", "lost")), default=0.0)
     if slowest_s > promise.answer_within_s:
         short.append(f"the slowest caller waited {slowest_s:.2f} s")

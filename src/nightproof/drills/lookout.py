@@ -32,7 +32,7 @@ def read_metrics(page: str) -> Samples:
 class Lookout:
     """Looks from `start` to `stop`; `samples` grows meanwhile."""
 
-    def __init__(self, port: int, *, tls: ssl.SSLContext | None = None, memory_of: Callable[[], int]) -> None:
+    def __init__(self, port: int, *, tls: ssl.SSLContext | None = None, memory_of: Callable[[], tuple[int, int]]) -> None:
         self.samples: list[Sample] = []
         self._port = port
         self._tls = tls
@@ -64,13 +64,15 @@ class Lookout:
         conditions = {
             labels.get("failure", "") for labels, value in page.get("nightproof_condition", ()) if value
         }
+        pid, memory_bytes = self._memory_of()
         return Sample(
             at_s=now_s,
             is_up=True,
             is_ready=status == 200,
             conditions=tuple(sorted(conditions)),
             workers_ready=int(ready),
-            memory_bytes=self._memory_of(),
+            memory_bytes=memory_bytes,
+            pid=pid,
         )
 
     def _get(self, path: str) -> tuple[int, str]:

@@ -69,6 +69,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     conditions: tuple[str, ...] = ()
     workers_ready: int = 0
     memory_bytes: int = 0
+    pid: int = 0
+    """Of the server process, whose memory it is."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

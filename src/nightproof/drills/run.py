@@ -10,7 +10,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,7 @@ from nightproof.drills.books import read_books
 from nightproof.drills.drill import CannotRun, Drill, NotApplicable, NotRun
 from nightproof.drills.inputs import Inputs
 from nightproof.drills.load import Crowd
-from nightproof.drills.observed import Call, Marks, Observations, Records, Result, Told
+from nightproof.drills.observed import Call, Claim, Marks, Observations, Records, Result, Sample, Told
 from nightproof.drills.promise import Promise
 from nightproof.drills.scene import Scene
 from nightproof.drills.stage import Ran, Stage, StageFailed, pause
@@ -39,6 +39,8 @@ _SHOW_RECORDS_WITHIN_S = 4.0
 _PATIENCE_S = 5.0
 _QUIET_WITHIN_S = 75.0
 _CALM_RATE_PER_S = 20.0
+_MOST_OPEN = 24
+"""Drills whose alerts may still be on their way to an end: what they saw is kept until then."""
 
 
 @dataclass
@@ -55,8 +57,7 @@ class Open:
     """On the monotonic clock, like all of the scene's."""
     results_at: int
     """Its place in the report."""
-    steady: float = 0.0
-    notes: list[str] = field(default_factory=list)
+    name: str = ""
 
 
 class Suite:
@@ -87,7 +88,7 @@ class Suite:
         """Run them all, those of one setting after the other; close the stage whatever happens."""
         try:
             for drill in drills:
-                self._run_one(drill)
+                self.run_one(drill)
         finally:
             self.close()
         return self.results
@@ -103,34 +104,44 @@ class Suite:
 
     # -- one drill ----------------------------------------------------------------------------
 
-    def _run_one(self, drill: Drill | NotRun) -> None:
+    def applies(self, drill: Drill) -> bool:
+        """Say whether a drill says something about this service."""
+        return not drill.applies(self._declared, self._inputs)
+
+    def run_one(self, drill: Drill | NotRun, *, name: str = "") -> None:
+        """Run one drill; `name` is what its result is called where it is run more than once."""
         if isinstance(drill, NotRun):
-            self._add(_not_run(drill, drill.word, drill.why))
+            self.add(_not_run(drill, drill.word, drill.why))
             return
         if why := drill.applies(self._declared, self._inputs):
-            self._add(_not_run(drill, "not applicable", why))
+            self.add(_not_run(drill, "not applicable", why))
             return
         began_s = monotonic_s()
         self._say("drill", drill.name)
         try:
             stage = self._stage_for(drill)
-            self._wait_for_quiet(drill, stage)
+            if not self._is_quiet(drill, stage):
+                self.close()
+                stage = self._stage_for(drill)
             opened = self._conduct(drill, stage)
         except NotApplicable as reason:
-            self._add(_not_run(drill, "not applicable", str(reason), took_s=monotonic_s() - began_s))
+            self.add(_not_run(drill, "not applicable", str(reason), took_s=monotonic_s() - began_s))
         except CannotRun as reason:
-            self._add(_not_run(drill, "could not run", str(reason), took_s=monotonic_s() - began_s))
+            self.add(_not_run(drill, "could not run", str(reason), took_s=monotonic_s() - began_s))
         except StageFailed as error:
             self._drop_stage()
-            self._add(_not_run(drill, "could not run", f"{error.text} {error.hint}".strip()))
+            self.add(_not_run(drill, "could not run", f"{error.text} {error.hint}".strip()))
         except Exception as error:  # noqa: BLE001 - a border: one drill's mistake must not cost the others' results
-            self._add(_not_run(drill, "could not run", _place_of(error), took_s=monotonic_s() - began_s))
+            self.add(_not_run(drill, "could not run", _place_of(error), took_s=monotonic_s() - began_s))
             self.close()
         else:
-            opened.ended_s = monotonic_s()
+            opened.ended_s, opened.name = monotonic_s(), name or drill.name
+            if len(self._open) >= _MOST_OPEN:
+                self._settle()
             self._open.append(opened)
-            self._add(self._judged(opened, took_s=monotonic_s() - began_s))
-            if drill.spoils_stage or self.results[-1].word == "not restored":
+            self.add(self._judged(opened, took_s=monotonic_s() - began_s))
+            is_spoilt = not (opened.records.balances and opened.records.is_verified)
+            if drill.spoils_stage or is_spoilt or self.results[-1].word == "not restored":
                 self.close()
 
     def _conduct(self, drill: Drill, stage: Stage) -> Open:
@@ -150,6 +161,8 @@ class Suite:
         try:
             if self._wait_for_steady(scene, from_s=scene.began_s, within_s=_STEADY_BEFORE_S) is None:
                 raise CannotRun("the service was not in a steady state before anything was broken")
+            if promise.alerts & {failure for failure, _, _ in stage.receiver.firing()}:
+                raise CannotRun(f"{promise.alertname} fires already, before anything was broken")
             self._say("breaking", drill.breaks)
             drill.act(scene)
             if scene.fault_s is None or scene.undone_s is None:
@@ -157,6 +170,7 @@ class Suite:
             self._say("waiting", "until it is as before")
             within_s = 2 * promise.recover_within_s + 5.0
             steady_s = self._wait_for_steady(scene, from_s=scene.undone_s, within_s=within_s)
+            pause(judge.LOOK_AT_LEAST_S - scene.since_fault_s)
             if promise.alert and not scene.has_alerted():
                 self._say("waiting", f"for {promise.alertname}")
                 left_s = promise.alert_within_s + 1.0 - scene.since_fault_s
@@ -218,23 +232,25 @@ class Suite:
 
     # -- alerts that are to end ---------------------------------------------------------------
 
-    def _wait_for_quiet(self, drill: Drill, stage: Stage) -> None:
-        """Wait until nothing fires that would hide this drill's alert: its own from before, or a cause of it."""
+    def _is_quiet(self, drill: Drill, stage: Stage) -> bool:
+        """Wait until nothing fires that would hide this drill's alert: its own from before, or a cause of it.
+
+        What stands for longer than we wait, as some do on purpose, asks for a stage where it does not.
+        """
         alerts = drill.promise(self._declared).alerts
-        if not alerts:
-            return
         hiding = {*alerts, *(cause for alert in alerts for cause in CAUSES.get(alert, ()))}
-        if hiding & {failure for failure, _, _ in stage.receiver.firing()}:
-            self._say("waiting", "until what fires from before is over")
-            with self._callers(stage):
-                stage.wait_until(
-                    lambda: not hiding & {failure for failure, _, _ in stage.receiver.firing()},
-                    within_s=_QUIET_WITHIN_S,
-                )
-            if hiding & {failure for failure, _, _ in stage.receiver.firing()}:
-                # It stands for longer than we wait, as some do on purpose: this drill needs a stage where it does not.
-                self.close()
-                self._stage_for(drill)
+
+        def is_quiet() -> bool:
+            return not hiding & {failure for failure, _, _ in stage.receiver.firing()}
+
+        if is_quiet():
+            return True
+        standing = {one for opened in self._open if not opened.promise.ends_within_s for one in opened.promise.alerts}
+        if hiding & standing:
+            return False
+        self._say("waiting", "until what fires from before is over")
+        with self._callers(stage):
+            return stage.wait_until(is_quiet, within_s=_QUIET_WITHIN_S)
 
     def _settle(self) -> None:
         """See how the alerts of the drills on this stage ended, and judge again with that."""
@@ -282,7 +298,7 @@ class Suite:
         drill = opened.drill
         short = [one for one in verdicts if one.word in ("fell short", "not restored")]
         return Result(
-            name=drill.name,
+            name=opened.name,
             group=drill.group,
             breaks=drill.breaks,
             word=word,
@@ -341,7 +357,27 @@ class Suite:
             self._stage.close()
             self._stage = None
 
-    def _add(self, result: Result) -> None:
+    def samples(self) -> list[Sample]:
+        """Return what was seen of the present stage's server from outside; empty where there is none."""
+        lookout = self._stage.lookout if self._stage is not None else None
+        return [] if lookout is None else list(lookout.samples)
+
+    def finish(self) -> Claim:
+        """Stop the stage's server in order and close its books: every run that said goodbye must balance."""
+        self._settle()
+        stage = self._stage
+        if stage is None or stage.server is None:
+            return Claim(aspect="recorded", what="the books", promised="balance", seen="there are none", holds=False)
+        code = stage.server.pause()
+        ran = stage.run("audit", "reconcile", "--json")
+        books = ran.json or {}
+        runs = books.get("runs", [])
+        recorded = sum(one["requests"] + one["shared"] for one in runs)
+        told = f"exit {code}; {recorded} requests in {len(runs)} runs; " + ("; ".join(books.get("why", ())) or "balanced")
+        holds = code == 0 and bool(books.get("ok"))
+        return Claim(aspect="recorded", what="the books", promised="balance after the stop", seen=told, holds=holds)
+
+    def add(self, result: Result) -> None:
         self.results.append(result)
         self._on_result(result)
 

@@ -42,6 +42,7 @@ STAGE_SETTINGS = {
     "ledger.reserve_bytes": "65536",
     "ledger.summary_every_s": "1",
     "workers.restarts": "100",
+    "drift.watch": "false",
     "notify.failing_after_s": "5",
     "notify.heartbeat_every_s": "1",
 }
@@ -129,7 +130,7 @@ class Stage:
         self._write_certificate()
         self.server = Supervised(self.command(), env=self.env(), cwd=self.root, log=self.log)
         self.server.start()
-        self.lookout = Lookout(self.port, tls=self.tls, memory_of=self.memory_bytes)
+        self.lookout = Lookout(self.port, tls=self.tls, memory_of=self._pid_and_memory)
         if not self.wait_until(self.is_ready, within_s=_READY_WITHIN_S):
             raise StageFailed(
                 f"The stage {self.setting.name!r} did not become ready.",
@@ -301,6 +302,10 @@ class Stage:
     def memory_bytes(self) -> int:
         """Return the resident memory of the server process."""
         return proc.rss_bytes(self.server.pid) if self.server is not None and self.server.pid else 0
+
+    def _pid_and_memory(self) -> tuple[int, int]:
+        pid = self.server.pid if self.server is not None else 0
+        return pid, proc.rss_bytes(pid) if pid else 0
 
     def wait_until(self, holds: Callable[[], object], *, within_s: float) -> bool:
         """Wait until something holds; say whether it did in time."""

@@ -112,18 +112,14 @@ def _invalid(scene: Scene) -> None:
 
 def _unknown_service(scene: Scene) -> None:
     record = scene.inputs.good()[0]
-    paths = (
-        "/services/no-such/predict",
-        "/v2/models/no-such/infer",
-        "/services/%2e%2e/predict",
-        "/nothing",
-        "/services//predict",
-    )
+    paths = ("/services/no-such/predict", "/services/%2e%2e/predict", "/nothing", "/services//predict")
     with scene.fault():
         answers = [(path, wire.told(scene.ask(record, path=path))) for path in paths]
+        other = scene.ask(record, path="/v2/models/no-such/infer")
     claim_told(
         scene, "what is not served here", answers, wanted=("404 unknown_service", "404 malformed_request")
     )
+    scene.claim(judge.claim_equal("contained", "the same under /v2", promised=404, seen=other.status))
 
 
 def _oversized(scene: Scene) -> None:

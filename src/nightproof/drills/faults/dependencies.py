@@ -221,7 +221,7 @@ def _unrecorded(**more: object) -> object:
     def make(declared: Description) -> Promise:
         return promised(
             declared, "audit_unavailable", shelter="named", may_fail=("deadline_exceeded", "overloaded"),
-            answer_within_s=declared.deadline_ms / 1_000 + 6.0, **more,  # type: ignore[arg-type]
+            answer_within_s=declared.deadline_ms / 1_000 + 6.0, ends_within_s=0.0, **more,  # type: ignore[arg-type]
         )  # fmt: skip
 
     return make
@@ -256,7 +256,7 @@ DRILLS = [
         promise=_unrecorded(recorded=False, alert="", no_alert_why="it is over before it lasts"),  # type: ignore[arg-type]
         act=_writer_stopped,
         applies=_refusing,
-        in_soak=True,
+        spoils_stage=True,
     ),
     Drill(
         name="spill_and_merge",

@@ -18,10 +18,14 @@ from nightproof.drills.stage import Setting
 
 _TWO_RECEIVERS = Setting(name="two receivers", settings={"alertmanager": "{receiver}"})
 _BARE = Setting(
-    name="no fallback, 50 ms promised",
-    declares={"fallbacks": [], "objective": {"availability": 0.999, "latency_p99_ms": 50.0}},
+    name="no fallback, 100 ms promised",
+    declares={
+        "fallbacks": [],
+        "objective": {"availability": 0.999, "latency_p99_ms": 100.0},
+        "predict_timeout_ms": 280,
+    },
 )
-_BLOCK = re.compile(r"```(?:sh|bash)\n(.*?)```", re.DOTALL)
+_BLOCK = re.compile(r"```(?:sh|bash)?\n(.*?)```", re.DOTALL)
 _NOT_OF_THE_STAGE = frozenset({"journalctl", "systemctl", "timedatectl", "last", "dmesg", "df", "sudo"})
 _NEEDS_A_NAME = re.compile(r"\b(ID|PID|FOLDER|FILE|SUBJECT|KEY_ID|VERSION)\b|FILE\.npb|/etc/|/mnt/|ca\.pem")
 _MAY_SAY_BAD = re.compile(r"nightproof (status|alerts|drift|feedback|replay|audit (verify|reconcile)|check)\b")
@@ -73,8 +77,11 @@ def _shown(scene: Scene) -> dict[str, str]:
 
 def _slow_budget(scene: Scene) -> None:
     with scene.fault():
-        scene.cue(act="slow", ms=90)
+        scene.cue(act="slow", ms=140)
         scene.hold_until_alert(at_least_s=5.0)
+        held = _shown(scene).get("latency_burning")
+    if held is not None:
+        scene.notes.append(f"latency_burning is held by: {held or 'nothing'}")
 
 
 def _runbooks(scene: Scene) -> None:
@@ -106,7 +113,8 @@ def _runbooks(scene: Scene) -> None:
 def _commands(page: str, section: str) -> list[str]:
     """Return the commands in one section of a page that can be run in a stage as they stand."""
     part = page.partition(f"## {section}\n")[2].partition("\n## ")[0]
-    lines = [line.strip() for block in _BLOCK.findall(part) for line in block.splitlines()]
+    blocks = [block.replace("\\\n", " ") for block in _BLOCK.findall(part)]
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
     wanted = [line.partition("  #")[0].strip() for line in lines if line and not line.startswith("#")]
     return [line for line in wanted if line.split()[0] not in _NOT_OF_THE_STAGE and not _NEEDS_A_NAME.search(line)]
 
@@ -124,8 +132,8 @@ def _try(scene: Scene, command: str) -> str:
 
 
 def _has_room_to_be_slow(declared: Description, inputs: Inputs) -> str:
-    if declared.predict_timeout_ms < 110:
-        return "predict_timeout_ms leaves no room for an answer that is slow and still in time"
+    if declared.deadline_ms < 300:
+        return "deadline_ms leaves no room for an answer that is slow and still in time"
     return ""
 
 
@@ -165,7 +173,7 @@ DRILLS = [
     Drill(
         name="slow_budget_burn",
         group="monitoring",
-        breaks="every answer takes 90 ms where 50 ms are promised (in this stage)",
+        breaks="every answer takes 140 ms where 100 ms are promised (in this stage)",
         proves=("latency_burning",),
         promise=lambda declared: promised(
             declared, "latency_burning", shelter="named", may_fail=("overloaded", "deadline_exceeded", "model_timeout"),
@@ -174,6 +182,6 @@ DRILLS = [
         act=_slow_budget,
         setting=_BARE,
         applies=_has_room_to_be_slow,
-        rate_per_s=8.0,
+        rate_per_s=6.0,
     ),
 ]  # fmt: skip

@@ -14,7 +14,6 @@ import orjson
 
 from nightproof.base.clock import iso_us, utc_us
 from nightproof.base.errors import NightproofError
-from nightproof.base.versions import PYTHON
 from nightproof.declare.describe import Description
 from nightproof.drills.drill import GROUPS
 from nightproof.drills.observed import Result, Word
@@ -121,7 +120,7 @@ def make_report(
             system=platform.platform(),
             cpus=os.cpu_count() or 1,
             memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-            python=PYTHON,
+            python=platform.python_version(),
         ),
         stage_settings=stage_settings,
         results=list(results),
