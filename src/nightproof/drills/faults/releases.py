@@ -20,8 +20,8 @@ from nightproof.drills.stage import Ran, Setting
 _QUICK_STEPS = Setting(
     name="canaries in seconds",
     settings={
-        "promotion.step_least_s": "1",
-        "promotion.step_most_s": "8",
+        "promotion.step_least_s": "5",
+        "promotion.step_most_s": "10",
         "promotion.step_least_requests": "30",
         "promotion.canary_steps": "50,90",
     },
@@ -62,15 +62,17 @@ def _bad_promoted(scene: Scene) -> None:
 def _bad_canary(scene: Scene) -> None:
     before, version = scene.stage.live(), f"drill-canary-{int(scene.began_s)}"
     cue_file = _made(scene, version)
-    set_cue(cue_file, {"act": "raise", "share": 0.8})
     scene.crowd.rate_per_s = 60.0
     with scene.fault():
         scene.undo("the crowd's rate", lambda: setattr(scene.crowd, "rate_per_s", 25.0))
         scene.undo("the release's cue", lambda: set_cue(cue_file, None))
-        _promote(scene, version, "--canary", "50%")
+        promoted = _promote(scene, version, "--canary", "50%")
+        # Not before: what fails its golden cases while it loads is no canary at all.
+        set_cue(cue_file, {"act": "raise", "share": 0.8})
         gone_s = scene.until(lambda: "canary" not in _parts(scene), within_s=60.0)
         scene.hold_until_alert(at_least_s=0.5)
         live = scene.stage.live()
+    scene.claim(judge.claim_equal("contained", "promote's exit code", promised=0, seen=promoted.code))
     scene.claim(judge.claim_at_most("contained", "taken back", promised=60.0, seen=gone_s, unit=" s"))
     scene.claim(judge.claim_equal("contained", "live stayed", promised=before, seen=live))
 
