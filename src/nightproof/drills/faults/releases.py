@@ -233,14 +233,16 @@ def _worse_than_it_says(scene: Scene) -> None:
 
 
 def _pickle_with_code(scene: Scene) -> None:
-    """Put a pickle that runs code into a release: it must be refused before it runs."""
+    """Put a pickle that runs code and calls itself JSON into a release: it must be refused before it runs."""
     version = f"drill-pickle-{int(scene.began_s)}"
     folder, _ = scene.stage.make_folder(version)
     canary = scene.stage.root / "it-ran"
     artifacts = folder / "artifacts"
     artifacts.mkdir(exist_ok=True)
     # By hand, not by pickle: a call of os.system when it is loaded.
-    (artifacts / "extra.pkl").write_bytes(b"cos\nsystem\n(S'touch " + json.dumps(str(canary)).encode() + b"'\ntR.")
+    (artifacts / "extra.json").write_bytes(
+        b"\x80\x02cos\nsystem\n(S'touch " + json.dumps(str(canary)).encode() + b"'\ntR."
+    )
     with scene.fault():
         ran = scene.stage.release(folder, version)
         scene.hold_until_alert(at_least_s=0.5)
@@ -341,9 +343,9 @@ DRILLS = [
         setting=_QUICK_STEPS,
     ),
     Drill(
-        name="release_with_hostile_pickle",
+        name="release_with_disguised_pickle",
         group="releases",
-        breaks="a release carries a pickle that runs a command",
+        breaks="a release carries a pickle that runs a command and calls itself JSON",
         proves=("release_refused",),
         promise=lambda declared: promised(
             declared, "release_refused", shelter="all", harmed_at_most=0.02, alert="",
