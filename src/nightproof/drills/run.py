@@ -17,7 +17,7 @@ import msgspec
 
 from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import NightproofError
-from nightproof.base.failures import CAUSES
+from nightproof.base.alerting import CAUSES
 from nightproof.declare.describe import Description
 from nightproof.drills import judge
 from nightproof.drills.books import read_books
