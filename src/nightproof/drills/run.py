@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from nightproof.base.alerting import CAUSES
 from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import NightproofError
-from nightproof.base.alerting import CAUSES
 from nightproof.declare.describe import Description
 from nightproof.drills import judge
 from nightproof.drills.books import read_books

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-
 from nightproof.base.clock import monotonic_s
 from nightproof.drills import judge
 from nightproof.drills.drill import Drill, NotRun

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from nightproof.base.failures import ALERT_SHARES
+from nightproof.base.alerting import ALERT_SHARES
 from nightproof.declare.describe import Description
 from nightproof.drills import judge
 from nightproof.drills.drill import CannotRun, Drill, NotApplicable
