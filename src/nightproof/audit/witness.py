@@ -197,8 +197,9 @@ class Witness:
                     _hold_to(reader, seen, [Verifier(self._vkey())], str(folder.path))
                 finally:
                     reader.close()
-            self._is_folder_held_to = True
         folder.keep(checkpoint.size, checkpoint.note)
+        # Not before: a folder that takes nothing yet has shown nothing of what will be there once it is mounted.
+        self._is_folder_held_to = True
 
     async def _post(self, checkpoint: Checkpoint) -> Checkpoint:
         """Send the checkpoint with its consistency proof; return which one the witness took.
