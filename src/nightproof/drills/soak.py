@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-
 from nightproof.base.clock import monotonic_s
 from nightproof.drills import judge
 from nightproof.drills.drill import Drill, NotRun
@@ -112,5 +111,3 @@ def span_s(text: str) -> float | None:
             except ValueError:
                 return None
     return None
-
-
