@@ -111,7 +111,9 @@ def _write(file: Path, content: bytes) -> None:
     try:
         file.write_bytes(content)
     except OSError as error:
-        raise NightproofError(f"{file} cannot be written: {error.strerror}.", hint="Name another file.") from error
+        raise NightproofError(
+            f"{file} cannot be written: {error.strerror}.", hint="Name another file."
+        ) from error
 
 
 def _end(number: int, frame: FrameType | None) -> None:

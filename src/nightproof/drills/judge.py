@@ -52,7 +52,7 @@ def worst(words: Iterable[Word]) -> Word:
 
 
 def under_fault(seen: Observations) -> list[Call]:
-    """Return the calls that the fault may have touched: due from the fault on, or unanswered then, until all is well."""
+    """Return the calls that the fault may have touched: unanswered when it began, or due before all was well."""
     marks = seen.marks
     until_s = marks.steady_s if marks.steady_s is not None else marks.ended_s
     # What is over in a moment is looked at for a little longer: the crowd must have had a chance to meet it.
@@ -149,7 +149,8 @@ def detected_s(seen: Observations) -> float | None:
 
 
 def _recorded(promise: Promise, seen: Observations) -> Verdict:
-    records, short = seen.records, []
+    records = seen.records
+    short: list[str] = []
     if records.missing:
         short.append(f"{records.missing} of {records.acknowledged} acknowledged calls have no record")
     if not records.is_verified:
@@ -186,13 +187,13 @@ def _alerted(promise: Promise, seen: Observations) -> Verdict:
     mine = [one for one in fired if one.failure in promise.alerts]
     if not mine:
         others = ", ".join(sorted({one.alertname for one in fired}))
-        short = f"it did not arrive in {seen.marks.ended_s - fault_s:.0f} s"
+        missing = f"it did not arrive in {seen.marks.ended_s - fault_s:.0f} s"
         if others:
-            short += f"; these did: {others}"
-        return _verdict("alerted", promise=wanted, told="", short=[short], seen=seen)
+            missing += f"; these did: {others}"
+        return _verdict("alerted", promise=wanted, told="", short=[missing], seen=seen)
     first = min(mine, key=lambda one: one.at_s)
     seconds = first.at_s - fault_s
-    short = []
+    short: list[str] = []
     if first.alertname != CATALOGUE[first.failure].alert:
         short.append(f"it is called {first.alertname}")
     if promise.severity not in {one.severity for one in mine}:

@@ -14,6 +14,7 @@ import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import orjson
@@ -60,7 +61,7 @@ class Answer(msgspec.Struct, frozen=True):
         return str(told.get("failure") or (told.get("degraded") or {}).get("failure") or "")
 
     @property
-    def told(self) -> dict[str, object] | dict[str, dict[str, str]]:
+    def told(self) -> dict[str, Any]:
         """Its body as an object; empty where it is none."""
         try:
             read = orjson.loads(self.body)

@@ -49,7 +49,7 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     alert_within_s: float = 0.0
     recover_within_s: float = _RECOVER_WITHIN_S
     ends_within_s: float = _ENDS_WITHIN_S
-    """The alert is over by then, once all is well; 0 where it stands for longer on purpose, until somebody has looked."""
+    """The alert is over by then, once all is well; 0 where it stands for longer on purpose."""
 
     @property
     def alerts(self) -> frozenset[str]:

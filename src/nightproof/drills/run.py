@@ -245,7 +245,9 @@ class Suite:
 
         if is_quiet():
             return True
-        standing = {one for opened in self._open if not opened.promise.ends_within_s for one in opened.promise.alerts}
+        standing = {
+            one for opened in self._open if not opened.promise.ends_within_s for one in opened.promise.alerts
+        }
         if hiding & standing:
             return False
         self._say("waiting", "until what fires from before is over")
@@ -367,15 +369,21 @@ class Suite:
         self._settle()
         stage = self._stage
         if stage is None or stage.server is None:
-            return Claim(aspect="recorded", what="the books", promised="balance", seen="there are none", holds=False)
+            return Claim(
+                aspect="recorded", what="the books", promised="balance", seen="there are none", holds=False
+            )
         code = stage.server.pause()
         ran = stage.run("audit", "reconcile", "--json")
         books = ran.json or {}
         runs = books.get("runs", [])
         recorded = sum(one["requests"] + one["shared"] for one in runs)
-        told = f"exit {code}; {recorded} requests in {len(runs)} runs; " + ("; ".join(books.get("why", ())) or "balanced")
+        told = f"exit {code}; {recorded} requests in {len(runs)} runs; " + (
+            "; ".join(books.get("why", ())) or "balanced"
+        )
         holds = code == 0 and bool(books.get("ok"))
-        return Claim(aspect="recorded", what="the books", promised="balance after the stop", seen=told, holds=holds)
+        return Claim(
+            aspect="recorded", what="the books", promised="balance after the stop", seen=told, holds=holds
+        )
 
     def add(self, result: Result) -> None:
         self.results.append(result)

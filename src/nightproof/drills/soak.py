@@ -111,5 +111,3 @@ def span_s(text: str) -> float | None:
             except ValueError:
                 return None
     return None
-
-

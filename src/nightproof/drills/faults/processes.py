@@ -234,7 +234,8 @@ DRILLS = [
         breaks="kill -9 of the server under load; started again as the unit file does",
         proves=("unclean_stop",),
         promise=lambda declared: promised(
-            declared, "unclean_stop", shelter="named", may_fail=("model_unavailable", "overloaded", "shutting_down"), may_lose=True,
+            declared, "unclean_stop", shelter="named", may_lose=True,
+            may_fail=("model_unavailable", "overloaded", "shutting_down"),
             recorded=False, ends_within_s=0.0, alert_within_s=60.0, recover_within_s=20.0,
         ),
         act=_server_killed,
