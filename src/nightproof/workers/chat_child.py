@@ -31,6 +31,7 @@ from nightproof.checks.chat_tasks import (
 )
 from nightproof.checks.inspecting import Channel, Inspector, Untrusted
 from nightproof.checks.spotlight import escape, spotlit, words_for
+from nightproof.checks.text.calibration import FILE_NAME
 from nightproof.declare.chat import ChatService, template_parts
 from nightproof.declare.chat_description import ChatDescription
 from nightproof.declare.describe import Description
@@ -62,14 +63,15 @@ class LoadedChat:
         self._service = service
         self._chat: ChatDescription = description.chat
         adapters = _adapters(self._chat)
-        self._inspector = Inspector(self._chat.input_checks, adapters=adapters)
+        calibration = folder / FILE_NAME
+        self._inspector = Inspector(self._chat.input_checks, calibration=calibration, adapters=adapters)
         # A vendor that is away makes requests fail or pass, as declared; it makes no worker unfit.
         local = {
             name: check
             for name, check in self._chat.input_checks.items()
             if not check.adapter.startswith(("http://", "https://"))
         }
-        self._golden_inspector = Inspector(local, adapters=adapters)
+        self._golden_inspector = Inspector(local, calibration=calibration, adapters=adapters)
         self._typed = _Typed(service, self._chat) if service.is_typed else None
         self._prompt_tokens = tokens.estimate(self._chat.prompt) + tokens.MESSAGE_TOKENS
         self._golden: list[ChatCase] = chat_cases(

@@ -136,7 +136,7 @@ def _belongs(text: str, at: int, start: int, end: int, may_turn: int) -> bool:
             end - start <= 3 and bool(_BEFORE_JOINER.match(before)) and not _HIDDEN_RUN.match(after or "\x00")
         )
     if sign in _MARKS:
-        return 0 < may_turn and end - start <= 3
+        return may_turn > 0 and end - start <= 3
     if "\ufe00" <= sign <= "\ufe0f":
         return at == start and bool(_EMOJI_OR_TONE.match(before) if sign >= "\ufe0e" else before.strip())
     if "\U000e0100" <= sign <= "\U000e01ef":

@@ -35,9 +35,7 @@ _ENCODED = re2.compile(
     rb"|%[0-9A-Fa-f]{2}|&[#A-Za-z][0-9A-Za-z]{1,7};|\\u[0-9A-Fa-f]{4}"
 )
 _MAYBE_SPACED = re2.compile(rb"(?:^|[^a-z0-9])(?:[a-z0-9][ .*_\-|/,~\n]{1,2}){3}[a-z0-9](?:$|[^a-z0-9])")
-_MAYBE_LEET = re2.compile(
-    rb"[a-z][0134578@$|+(][a-z]|[a-z][013457@$]{1,2}[a-z]|(?:^|[ \n])[0134578@$|+(][a-z]{2}"
-)
+_MAYBE_LEET = re2.compile(rb"[a-z][0134578@$]{1,2}[a-z]|(?:^|[ \n])[0134578@$][a-z]{3}")
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _HEX = re.compile(r"(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[ ,:]?){10,}")
@@ -46,7 +44,7 @@ _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});")
 _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 _BINARY = re.compile(r"(?:[01]{8}\s?){6,}")
-_SPACED = re.compile(r"(?<![a-z0-9])(?:[a-z0-9][ .*_\-|/,~]){2,}[a-z0-9](?![a-z0-9])")
+_SPACED = re.compile(r"(?<![a-z0-9])[a-z0-9]([ .*_\-|/,~])[a-z0-9](?:\1[a-z0-9])+(?![a-z0-9])")
 _GAPS = re.compile(r"[ .*_\-|/,~]+")
 _LEET_RUN = re.compile(r"[0134578@$€£!|+(]+")
 _ROT13 = str.maketrans(
@@ -57,8 +55,8 @@ _ROT13_OCTETS = bytes.maketrans(
     b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
     b"nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM",
 )
-_READABLE_SHARE = 0.75
-"""Of a decoded text, that is letters, digits and blanks: less is a picture, not a text."""
+_READABLE_SHARE = 0.9
+"""Of a decoded text, that can be printed: less is a picture, not a text."""
 
 
 class View(NamedTuple):
@@ -146,12 +144,12 @@ class _Gathering:
                 decoded = self._take(decoded)
             if not decoded.strip():
                 continue
-            inner = normal(decoded)
-            self.add(path + name, inner)
-            if name not in ("rot13", "reversed"):
-                self.turn(inner, f"{path}{name}+")
-            if depth > 1:
-                self.decode(inner, depth - 1, f"{path}{name}+")
+            for inner in (normal(decoded), *map(normal, hidden.look(decoded).smuggled)):
+                self.add(path + name, inner)
+                if name not in ("rot13", "reversed"):
+                    self.turn(inner, f"{path}{name}+")
+                if depth > 1:
+                    self.decode(inner, depth - 1, f"{path}{name}+")
 
     def _take(self, decoded: str) -> str:
         if len(decoded) > self._left:
@@ -233,5 +231,6 @@ def _text_of(octets: bytes) -> str:
         if error.start < 8:
             return ""
         text = octets[: error.start].decode("utf-8")
-    readable = sum(map(text.count, " \n\t")) + sum(map(str.isalnum, text))
-    return text if readable >= _READABLE_SHARE * len(text) else ""
+    shown = hidden.strip(text)
+    readable = sum(map(shown.count, "\n\t")) + sum(map(str.isprintable, shown))
+    return text if readable >= _READABLE_SHARE * len(shown) else ""
