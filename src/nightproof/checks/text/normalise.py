@@ -30,9 +30,12 @@ _BLANKS = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 _ACCENTS = re.compile("[\u0300-\u036f]+")
 
 # Linear-time looks at octets, so that a text with nothing of the kind costs microseconds; most have nothing.
+# The last two lines are what the first ones look like turned around or rotated.
 _ENCODED = re2.compile(
     rb"[A-Za-z0-9+/_-]{16}|(?:[0-9A-Fa-f]{2}[ ,:]?){10}|(?:\\x[0-9A-Fa-f]{2}){6}|(?:[01]{8}\s?){6}"
     rb"|%[0-9A-Fa-f]{2}|&[#A-Za-z][0-9A-Za-z]{1,7};|\\u[0-9A-Fa-f]{4}"
+    rb"|(?:[0-9A-Fa-f]{2}x\\){6}|(?:[0-9A-Fa-f]{2}%){3}|[A-Za-z][0-9A-Fa-f]{2}%[A-Za-z]|;[0-9A-Za-z]{1,7}[#A-Za-z]&|[0-9A-Fa-f]{4}u\\"
+    rb"|(?:\\k[0-9N-Sn-s]{2}){6}|(?:%[0-9N-Sn-s]{2}){3}|(?:\\h[0-9N-Sn-s]{4}){3}"
 )
 _MAYBE_SPACED = re2.compile(rb"(?:^|[^a-z0-9])(?:[a-z0-9][ .*_\-|/,~\n]{1,2}){3}[a-z0-9](?:$|[^a-z0-9])")
 _MAYBE_LEET = re2.compile(rb"[a-z][0134578@$]{1,2}[a-z]|(?:^|[ \n])[0134578@$][a-z]{3}")
@@ -79,7 +82,7 @@ class Views(NamedTuple):
 
 def normal(text: str) -> str:
     """Return the text as a person would see it: composed, nothing hidden, one kind of line end."""
-    if text.isascii() and text.isprintable():
+    if hidden.is_plain(text):
         return text
     while True:
         seen = hidden.strip(_LINES.sub("\n", text))
@@ -132,7 +135,9 @@ class _Gathering:
     def turn(self, seen: str, path: str) -> None:
         """Add a normal text rotated and reversed: of the same length, so they count against no budget."""
         plain = matching(seen)
-        self._put(f"{path}rot13", plain.translate(_ROT13) if not plain.isascii() else _rotated(plain))
+        rotated = plain.translate(_ROT13) if not plain.isascii() else _rotated(plain)
+        self._put(f"{path}rot13", rotated)
+        self._put(f"{path}rot13+reversed", rotated[::-1])
         self._put(f"{path}reversed", plain[::-1])
 
     def decode(self, seen: str, depth: int, path: str) -> None:
