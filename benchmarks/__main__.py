@@ -203,6 +203,13 @@ def run_drift(bench: Bench) -> None:
     bench.findings.drift = run.run(bench.results, is_quick=bench.is_quick, say=bench.say)
 
 
+def run_injection(bench: Bench) -> None:
+    """Hold the input checks of chat services to their truth, on sources they never saw."""
+    from benchmarks.injection import measure  # numpy and scikit-learn only where they are needed
+
+    bench.findings.injection = measure.run(is_quick=bench.is_quick, say=bench.say)
+
+
 EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "load": run_load,
     "overload": run_overload,
@@ -215,6 +222,7 @@ EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "audit": run_audit,
     "watch": run_watch,
     "drift": run_drift,
+    "injection": run_injection,
     "peers": run_peers,
 }
 

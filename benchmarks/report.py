@@ -18,6 +18,7 @@ from benchmarks.audit import AuditFigures
 from benchmarks.drift.report import drift_tables
 from benchmarks.faults import Poisoned
 from benchmarks.footprint import Footprint, Stages
+from benchmarks.injection.report import injection_tables
 from benchmarks.load import Comparison, Point
 from benchmarks.openloop import Overload
 from benchmarks.promises import Findings, Promise, Row, promises
@@ -56,6 +57,13 @@ def print_report(findings: Findings, console: Console) -> None:
         console.print(_footprint_table(findings.footprint))
     if findings.audit:
         console.print(_audit_table(findings.audit))
+    if findings.injection:
+        for table in injection_tables(findings.injection):
+            console.print(table)
+        if findings.injection.not_run:
+            console.print(
+                f"[yellow]injection: not run: {findings.injection.not_run}[/yellow]", highlight=False
+            )
     if findings.drift:
         for table in drift_tables(findings.drift):
             console.print(table)

@@ -32,7 +32,7 @@ class Row(NamedTuple):
     payload: str = ""
 
 
-def matrix(rows: Sequence[Row]) -> Any:
+def matrix(question: Question, rows: Sequence[Row]) -> Any:
     """Return the rows' features, each group of a row of length one times its weight."""
     forms = []
     for row in rows:
@@ -43,7 +43,9 @@ def matrix(rows: Sequence[Row]) -> Any:
     for start in range(0, len(forms), 512):
         some = forms[start : start + 512]
         where, what, value = [], [], []
-        for group, weight in zip(features.of(some), GROUP_WEIGHTS, strict=True):
+        for group, weight in zip(
+            features.of(some, with_shape=question == "prompt"), GROUP_WEIGHTS, strict=False
+        ):
             counts = np.bincount(group.piece, minlength=len(some))
             where.append(group.piece)
             what.append(group.slot)
@@ -71,7 +73,9 @@ def balanced(rows: Sequence[Row]) -> Any:
 
 def fit(question: Question, rows: Sequence[Row], given: Any = None, *, threshold: float = 0.0) -> Model:
     """Fit a model to rows; `given` are their features where they are known already."""
-    table, about = weights_of(question, rows, matrix(rows) if given is None else given, threshold=threshold)
+    table, about = weights_of(
+        question, rows, matrix(question, rows) if given is None else given, threshold=threshold
+    )
     return Model(about, table)
 
 

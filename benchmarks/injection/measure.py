@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from benchmarks.injection import learn, rows, taught
+from benchmarks.injection.found import HardFound, InjectionFindings, ModelFound, RulesFound, Timed
 from benchmarks.injection.learn import Row
 from nightproof.checks.inspecting import Inspector, Untrusted
 from nightproof.checks.text import model
@@ -22,81 +21,7 @@ from nightproof.checks.text.calibration import calibrate
 from nightproof.checks.text.normalise import views
 from nightproof.checks.text.rules import built_in
 
-Layer = Literal["rules", "model"]
 RATES = (0.01, 0.05)
-
-
-@dataclass(kw_only=True)
-class RulesFound:
-    """What the rules say of one source."""
-
-    source: str
-    kind: str
-    rows: int
-    hits: int
-
-
-@dataclass(kw_only=True)
-class ModelFound:
-    """What a model says of a source it never saw."""
-
-    source: str
-    kind: str
-    rows: int
-    area: float
-    """Under the curve, against the harmless rows left out with it."""
-    recall: dict[float, float]
-    """By the share of harmless rows that are flagged."""
-    with_rules: float
-    """Recall of the rules and the model at 1 % together."""
-
-
-@dataclass(kw_only=True)
-class HardFound:
-    """How often harmless parts to play are flagged at a fold's threshold for 1 %."""
-
-    fold: str
-    source: str
-    rows: int
-    flagged: dict[float, float]
-
-
-@dataclass(kw_only=True)
-class Timed:
-    """How long one text takes, all local checks on."""
-
-    what: str
-    p50_us: float
-    p95_us: float
-
-
-@dataclass(kw_only=True)
-class InjectionFindings:
-    """What the run found."""
-
-    rules: list[RulesFound] = field(default_factory=list)
-    models: list[ModelFound] = field(default_factory=list)
-    hard: list[HardFound] = field(default_factory=list)
-    times: list[Timed] = field(default_factory=list)
-    drifted: dict[str, float] = field(default_factory=dict)
-    """By fold: how many harmless rows of its own pass a threshold calibrated for 1 % on half of them."""
-    not_run: str = ""
-
-    def rules_total(self, label: int) -> tuple[int, int]:
-        """Return hits and rows of all harmless or all attacking rows."""
-        some = [found for found in self.rules if found.kind.startswith("benign") == (label == 0)]
-        return sum(found.hits for found in some), sum(found.rows for found in some)
-
-    def direct_recall(self, rate: float) -> float:
-        """Return the recall over all direct attacks left out, of all sources."""
-        some = [found for found in self.models if found.kind == "direct"]
-        return sum(found.recall[rate] * found.rows for found in some) / sum(found.rows for found in some)
-
-    def hard_rate(self) -> float:
-        """Return the share of harmless parts to play that are flagged, over the folds."""
-        return sum(found.flagged[0.01] * found.rows for found in self.hard) / sum(
-            found.rows for found in self.hard
-        )
 
 
 def run(*, is_quick: bool, say: Callable[[str], None], path: Path = rows.DEFAULT) -> InjectionFindings:
@@ -192,7 +117,7 @@ def _recalls(
 
 
 def _times(known: Sequence[Row], count: int) -> Iterator[Timed]:
-    """Time the whole inspection of real texts, cut to a length."""
+    """Time the whole inspection of real texts, cut to a length: time on the processor, whoever else works here."""
     inspector = Inspector({})
     prompts = " ".join(row.text for row in known if row.source == "gpteacher-roleplay")
     documents = "\n".join(row.text for row in known if row.kind == "benign_document")
@@ -205,7 +130,7 @@ def _times(known: Sequence[Row], count: int) -> Iterator[Timed]:
         for number in range(count):
             start = number * 997 % (len(text) - chars)
             one = [Untrusted(text[start : start + chars], channel, "/messages/0/content")]
-            began = time.perf_counter()
+            began = time.thread_time()
             inspector.inspect(one)
-            took.append((time.perf_counter() - began) * 1e6)
+            took.append((time.thread_time() - began) * 1e6)
         yield Timed(what=what, p50_us=float(np.median(took)), p95_us=float(np.quantile(took, 0.95)))

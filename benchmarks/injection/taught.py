@@ -68,21 +68,27 @@ def _of_documents(known: Sequence[Row], without: Sequence[str]) -> list[Row]:
             found.setdefault(row.payload, Row(row.payload, 1, row.source, row.kind))
             continue
         pieces = list(model.pieces(matching(normal(row.text)), "document"))
-        for piece in random.Random(row.text).sample(pieces, min(8, len(pieces))):  # noqa: S311
+        for piece in random.Random(row.text).sample(pieces, min(8, len(pieces))):
             found.setdefault(piece, Row(piece, 0, row.source, row.kind))
     return list(found.values())
 
 
 def documents(known: Sequence[Row]) -> Split:
     """Leave out every document, and the direct attacks of two sources, which are then put into documents too."""
-    out = ("bipia-email-train", "bipia-table-train", "bipia-text-train", "neuralchemy-core", "deepset-prompt-injections")
+    out = (
+        "bipia-email-train",
+        "bipia-table-train",
+        "bipia-text-train",
+        "neuralchemy-core",
+        "deepset-prompt-injections",
+    )
     asked = [row for row in known if row.kind in DOCUMENTS]
     return Split(sentences(known, out), asked + _spliced(known, out))
 
 
 def _spliced(known: Sequence[Row], sources: Sequence[str]) -> list[Row]:
     """Put short direct attacks into harmless documents, each on a line of its own."""
-    dice = random.Random(2_026)  # noqa: S311
+    dice = random.Random(2_026)
     hosts = [row for row in known if row.kind == "benign_document"]
     attacks = [
         row for row in known if row.source in sources and row.kind == "direct" and len(row.text) < _SHORT

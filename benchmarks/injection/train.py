@@ -48,7 +48,7 @@ def threshold(question: model.Question, splits: list[taught.Split]) -> float:
 
 def write(question: model.Question, rows_: list[Row], *, threshold: float) -> None:
     """Fit, and write the array and what is said about it."""
-    table, about = learn.weights_of(question, rows_, learn.matrix(rows_), threshold=threshold)
+    table, about = learn.weights_of(question, rows_, learn.matrix(question, rows_), threshold=threshold)
     WEIGHTS.mkdir(exist_ok=True)
     np.save(WEIGHTS / f"{question}.npy", table, allow_pickle=False)
     (WEIGHTS / f"{question}.json").write_bytes(

@@ -18,6 +18,11 @@ def precise_us() -> int:
     return time.perf_counter_ns() // 1_000
 
 
+def worked_us() -> int:
+    """Return whole microseconds that the calling thread has been on a processor: no wait of anybody's counts."""
+    return time.thread_time_ns() // 1_000
+
+
 def utc_us() -> int:
     """Return the wall clock as whole microseconds since 1970, UTC."""
     return time.time_ns() // 1_000

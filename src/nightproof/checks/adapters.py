@@ -1,9 +1,9 @@
 """Ask a bigger detector: a remote service over HTTP, or a function of the service's own. Both answer in one form.
 
-They are given texts, and answer `{"scores": [...]}`, one number from 0 to 1 for each text, or `{"findings": [{"text": 0,
-"rule": "...", "score": 1.0, "start": 3, "end": 9}]}`; the places are for redaction and may be missing. Anything else,
-a score that is no number, a redirect, or no answer in time is no verdict. Each question runs in a thread of its own, so
-that one which never ends costs its caller no more than its budget.
+They are given texts, and answer `{"scores": [...]}`, one number from 0 to 1 for each text, or
+`{"findings": [{"text": 0, "rule": "...", "score": 1.0, "start": 3, "end": 9}]}`; the places are for redaction and may
+be missing. Anything else, a score that is no number, a redirect, or no answer in time is no verdict. Each question runs
+in a thread of its own, so that one which never ends costs its caller no more than its budget.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ class Adapter:
     def __repr__(self) -> str:
         return f"Adapter({self._name}, {self._running} running)"
 
+    def close(self) -> None:
+        """Give back what it holds, if it holds anything."""
+        if isinstance(self._ask, Remote):
+            self._ask.close()
+
     def look(self, texts: Sequence[str], *, within_s: float, threshold: float) -> list[Found]:
         """Return what it finds in the texts; raise `NoVerdict` where it says nothing usable in its time."""
         return read(self._answer(list(texts), within_s), len(texts), threshold)
@@ -112,15 +117,19 @@ def read(said: Any, count: int, threshold: float) -> list[Found]:
     return found
 
 
-def remote(url: str, *, within_s: float) -> Ask:
-    """Return what asks a remote service; its connections are kept."""
-    import httpx  # only where a remote service is declared
+class Remote:
+    """A service elsewhere; its connections are kept."""
 
-    client = httpx.Client(timeout=within_s, follow_redirects=False, trust_env=False)
+    def __init__(self, url: str, *, within_s: float) -> None:
+        import httpx  # only where a remote service is declared
 
-    def ask(texts: Sequence[str]) -> Any:
+        self._url = url
+        self._client = httpx.Client(timeout=within_s, follow_redirects=False, trust_env=False)
+
+    def __call__(self, texts: Sequence[str]) -> Any:
+        """Send the texts and return what the service says."""
         body = bytearray()
-        with client.stream("POST", url, json={"texts": list(texts)}) as response:
+        with self._client.stream("POST", self._url, json={"texts": list(texts)}) as response:
             if response.status_code != 200:
                 raise NoVerdict(f"status {response.status_code}")
             for part in response.iter_bytes():
@@ -129,4 +138,6 @@ def remote(url: str, *, within_s: float) -> Ask:
                     raise NoVerdict("the answer is too long")
         return msgspec.json.decode(bytes(body))
 
-    return ask
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()

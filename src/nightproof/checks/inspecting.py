@@ -15,7 +15,7 @@ import msgspec
 
 from nightproof.base import clock
 from nightproof.base.errors import DeclarationError
-from nightproof.checks.adapters import Adapter, Found, NoVerdict, remote
+from nightproof.checks.adapters import Adapter, Found, NoVerdict, Remote
 from nightproof.checks.chat_tasks import Finding
 from nightproof.checks.text import calibration as thresholds
 from nightproof.checks.text import named, personal, rules, secrets
@@ -30,6 +30,8 @@ _FAILURES = {"hidden_text": "hidden_text", "secrets": "personal_data", "personal
 _CAN_REDACT = ("hidden_text", "secrets", "personal")
 _REMOTE = ("http://", "https://")
 _ADAPTER_THRESHOLD = 0.5
+_BUDGET_CHARS = 16_384
+"""A built-in check has its budget, in processor time, for each so many characters begun: its work is linear."""
 
 
 class Untrusted(msgspec.Struct, frozen=True):
@@ -82,6 +84,8 @@ class _Check(NamedTuple):
     name: str
     about: InputCheckDescription
     look: _Look
+    is_adapted: bool
+    """It is somebody else's: it holds its budget itself, on the wall's clock."""
 
 
 class Inspector:
@@ -98,8 +102,9 @@ class Inspector:
         self._calibration = thresholds.read(calibration)
         self._scores: dict[str, float] = {}
         """What the scoring checks say of the input that is looked at now."""
+        self._adapters: list[Adapter] = []
         self._checks = [
-            _Check(name, about, self._look_of(name, about, adapters or {}))
+            _Check(name, about, self._look_of(name, about, adapters or {}), _is_adapted(name, about))
             for name, about in (BUILT_IN_CHECKS | dict(checks)).items()
             if about.action != "off"
         ]
@@ -131,6 +136,11 @@ class Inspector:
         }
         return told
 
+    def close(self) -> None:
+        """Give connections to remote detectors back."""
+        for adapter in self._adapters:
+            adapter.close()
+
     def scores(self, texts: Sequence[Untrusted]) -> dict[str, list[float]]:
         """Return the model's scores by question, to calibrate on: `calibrated` makes a file of them."""
         from nightproof.checks.text import model  # numpy, which only workers load
@@ -149,11 +159,11 @@ class Inspector:
             for text in (Untrusted("Is this on?", each, "") for each in CHANNELS)
         ]
         for check in self._checks:
-            if check.name in BUILT_IN_CHECKS and not check.about.adapter:
+            if not check.is_adapted:
                 check.look(seen)
 
     def _run(self, check: _Check, seen: Sequence[_Seen], told: Inspection) -> tuple[list[_Spotted], str]:
-        began = clock.precise_us()
+        began, began_work = clock.precise_us(), clock.worked_us()
         problem = ""
         found: list[_Spotted] = []
         try:
@@ -163,10 +173,11 @@ class Inspector:
         except Exception as error:  # noqa: BLE001
             # A check must not cost the request more than its policy says; the record names it.
             problem = f"it raised {type(error).__name__}"
-        took_us = clock.precise_us() - began
-        told.check_us[check.name] = took_us
-        if not problem and took_us > check.about.budget_ms * 1_000:
-            problem = f"it took longer than {check.about.budget_ms:g} ms"
+        told.check_us[check.name] = clock.precise_us() - began
+        if not problem and not check.is_adapted:
+            budget_ms = check.about.budget_ms * (1 + sum(len(one.text.text) for one in seen) // _BUDGET_CHARS)
+            if clock.worked_us() - began_work > budget_ms * 1_000:
+                problem = f"it worked longer than {budget_ms:g} ms"
         return found, problem
 
     def _judge(
@@ -199,7 +210,7 @@ class Inspector:
     def _look_of(
         self, name: str, about: InputCheckDescription, adapters: Mapping[str, Callable[..., Any]]
     ) -> _Look:
-        if about.adapter or name not in BUILT_IN_CHECKS:
+        if _is_adapted(name, about):
             return self._adapted(name, about, adapters)
         if about.action == "redact" and name not in _CAN_REDACT:
             raise DeclarationError(
@@ -219,15 +230,16 @@ class Inspector:
     ) -> _Look:
         within_s = about.budget_ms / 1_000
         if name in adapters:
-            ask = adapters[name]
+            ask: Callable[..., Any] = adapters[name]
         elif about.adapter.startswith(_REMOTE):
-            ask = remote(about.adapter, within_s=within_s)
+            ask = Remote(about.adapter, within_s=within_s)
         else:
             raise DeclarationError(
                 f"The check {name!r} is not built in, and its adapter {about.adapter!r} is not there.",
                 hint=f"Built in are {', '.join(BUILT_IN_CHECKS)}; adapters are a URL or module:function.",
             )
         adapter = Adapter(name, ask)
+        self._adapters.append(adapter)
         known = self._calibration.detectors.get(name)
         threshold = about.threshold or (known.threshold if known else _ADAPTER_THRESHOLD)
 
@@ -254,6 +266,10 @@ class Inspector:
             if best.score > threshold:
                 found.append(_Spotted(at, question, best.view, best.score))
         return found
+
+
+def _is_adapted(name: str, about: InputCheckDescription) -> bool:
+    return bool(about.adapter) or name not in BUILT_IN_CHECKS
 
 
 def _question(channel: Channel) -> Literal["prompt", "document"]:

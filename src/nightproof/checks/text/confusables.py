@@ -7,7 +7,7 @@ the same in common fonts, and is used to write Latin words that no Latin pattern
 from __future__ import annotations
 
 _LOOKS_LIKE = {
-    # Cyrillic, Greek, Armenian, Cherokee, Coptic-like, and Latin letters outside of the alphabet, by what they look like.
+    # Cyrillic, Greek, Armenian and Latin letters outside of the alphabet, by what they look like.
     "a": "аαɑɐᴀΑАа",
     "b": "вьЬВΒβʙɓƄ",
     "c": "сСϲϹᴄⅽ",

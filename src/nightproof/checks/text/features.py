@@ -62,19 +62,21 @@ def _word(word: str) -> tuple[int, int]:
     return zlib.crc32(word.encode("utf-8", "replace")), concepts.of(word.replace("’", "'"))
 
 
-def of(pieces: Sequence[Piece]) -> list[Group]:
-    """Return the slots that are set, group by group, of all pieces at once."""
+def of(pieces: Sequence[Piece], *, with_shape: bool = True) -> list[Group]:
+    """Return the slots that are set, group by group, of all pieces at once; sentences have no shape to speak of."""
     words = [_TOKEN.findall(piece.form) for piece in pieces]
     looked_up = [_word(word) for found in words for word in found]
     of_word = np.repeat(np.arange(len(pieces)), [len(found) for found in words])
     hashes = np.array([entry[0] for entry in looked_up], dtype=np.uint32)
     sequence = np.array([entry[1] for entry in looked_up], dtype=np.uint32)
-    return [
+    groups = [
         _letters([piece.form for piece in pieces]),
         _words(hashes, of_word),
         _concepts(sequence, of_word),
-        _shapes(pieces, words, sequence, of_word),
     ]
+    if with_shape:
+        groups.append(_shapes(pieces, words, sequence, of_word))
+    return groups
 
 
 def _group(hashed: Sequence[Any], of_piece: Sequence[Any], size: int, offset: int) -> Group:
@@ -82,7 +84,9 @@ def _group(hashed: Sequence[Any], of_piece: Sequence[Any], size: int, offset: in
     mixed ^= mixed >> np.uint32(15)
     mixed *= _B
     slots = (mixed >> np.uint32(33 - size.bit_length())).astype(np.int64)
-    both = np.unique(np.concatenate(of_piece) * size + slots)
+    both = np.concatenate(of_piece) * size + slots
+    both.sort()
+    both = both[np.concatenate(([True], both[1:] != both[:-1]))] if len(both) else both
     return Group(both // size, both % size + offset)
 
 

@@ -18,6 +18,7 @@ _HIDDEN = (
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff"
 )
 _HIDDEN_RUN = re.compile(f"[{_HIDDEN}]+")
+_ODD_ASCII = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # A flag of England, Scotland or Wales: the only ones of tag characters that are in use.
@@ -81,16 +82,21 @@ class Hidden(NamedTuple):
 NOTHING = Hidden()
 
 
+def is_plain(text: str) -> bool:
+    """Say whether a text is ASCII that can be printed, lines and tabs included: most are, and hide nothing."""
+    return text.isascii() and (text.isprintable() or not _ODD_ASCII.search(text))
+
+
 def strip(text: str) -> str:
     """Take out every hidden character, and put U+FFFD for half of a character."""
-    if text.isascii() and text.isprintable():
+    if is_plain(text):
         return text
     return _SURROGATE.sub("\ufffd", _HIDDEN_RUN.sub("", text))
 
 
 def look(text: str) -> Hidden:
     """Count what is hidden in a text and does not belong there."""
-    if text.isascii() and text.isprintable():
+    if is_plain(text):
         return NOTHING
     surrogates = len(_SURROGATE.findall(text))
     if not _HIDDEN_RUN.search(text):
@@ -136,7 +142,7 @@ def _belongs(text: str, at: int, start: int, end: int, may_turn: int) -> bool:
             end - start <= 3 and bool(_BEFORE_JOINER.match(before)) and not _HIDDEN_RUN.match(after or "\x00")
         )
     if sign in _MARKS:
-        return 0 < may_turn and end - start <= 3
+        return may_turn > 0 and end - start <= 3
     if "\ufe00" <= sign <= "\ufe0f":
         return at == start and bool(_EMOJI_OR_TONE.match(before) if sign >= "\ufe0e" else before.strip())
     if "\U000e0100" <= sign <= "\U000e01ef":

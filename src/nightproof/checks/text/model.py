@@ -89,14 +89,20 @@ class Model:
         if not texts:
             return self.about.bias
         return max(
-            float(self.scores(prepared(texts[start : start + _TOGETHER], normal if len(texts) == 1 else "")).max())
+            float(self.scores(self._prepared(texts[start : start + _TOGETHER], normal)).max())
             for start in range(0, len(texts), _TOGETHER)
         )
+
+    def _prepared(self, texts: Sequence[str], normal: str) -> list[features.Piece]:
+        """Look up the rules of a prompt's pieces; sentences have no shape, and need none."""
+        if self.about.question == "document":
+            return [features.Piece(text, text) for text in texts]
+        return prepared(texts, normal if len(texts) == 1 else "")
 
     def scores(self, some: Sequence[features.Piece]) -> npt.NDArray[np.float64]:
         """Score pieces, each on its own."""
         total = np.full(len(some), self.about.bias)
-        for group in features.of(some):
+        for group in features.of(some, with_shape=self.about.question == "prompt"):
             sums = np.bincount(group.piece, weights=self._table[group.slot], minlength=len(some))
             counts = np.bincount(group.piece, minlength=len(some))
             total += sums / np.sqrt(np.maximum(counts, 1))

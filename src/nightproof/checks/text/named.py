@@ -1,4 +1,4 @@
-"""What a pattern of personal data or of a secret is, and how a set of them is looked for: for input and output alike."""
+"""What a pattern of personal data or of a secret is, and how a set of them is looked for, in input and output."""
 
 from __future__ import annotations
 
@@ -43,27 +43,30 @@ class Patterns:
         self._set.Compile()
 
     def find(self, text: str) -> list[Spot]:
-        """Return what was found, in order, without overlaps: of two that overlap the one that starts first."""
+        """Return what was found, in order, without overlaps.
+
+        Of two that overlap the one that starts first is kept, and of two that start together the one named first.
+        """
         octets = text.encode("utf-8", "replace")
         which = self._set.Match(octets)
         if not which:
             return []
         spots = sorted(spot for index in which for spot in self._spots(index, octets))
         kept: list[Spot] = []
-        for start, end, name in spots:
+        for start, _, end, name in spots:
             if not kept or start >= kept[-1].end:
                 kept.append(Spot(name, start, end))
         if text.isascii():
             return kept
         return _in_characters(octets, kept)
 
-    def _spots(self, index: int, octets: bytes) -> Iterator[tuple[int, int, str]]:
+    def _spots(self, index: int, octets: bytes) -> Iterator[tuple[int, int, int, str]]:
         pattern, compiled = self._patterns[index], self._compiled[index]
         group = 1 if compiled.groups else 0
         for found in compiled.finditer(octets):
             value = found.group(group)
             if value and (pattern.verify is None or pattern.verify(value.decode("utf-8", "replace"))):
-                yield found.start(group), found.end(group), pattern.name
+                yield found.start(group), index, found.end(group), pattern.name
 
 
 def _in_characters(octets: bytes, spots: Sequence[Spot]) -> list[Spot]:

@@ -30,14 +30,15 @@ _BLANKS = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 _ACCENTS = re.compile("[\u0300-\u036f]+")
 
 # Linear-time looks at octets, so that a text with nothing of the kind costs microseconds; most have nothing.
+# The last two lines are what the first ones look like turned around or rotated.
 _ENCODED = re2.compile(
     rb"[A-Za-z0-9+/_-]{16}|(?:[0-9A-Fa-f]{2}[ ,:]?){10}|(?:\\x[0-9A-Fa-f]{2}){6}|(?:[01]{8}\s?){6}"
     rb"|%[0-9A-Fa-f]{2}|&[#A-Za-z][0-9A-Za-z]{1,7};|\\u[0-9A-Fa-f]{4}"
+    rb"|(?:[0-9A-Fa-f]{2}x\\){6}|(?:[0-9A-Fa-f]{2}%){3}|[A-Za-z][0-9A-Fa-f]{2}%[A-Za-z]|;[0-9A-Za-z]{1,7}[#A-Za-z]&|[0-9A-Fa-f]{4}u\\"
+    rb"|(?:\\k[0-9N-Sn-s]{2}){6}|(?:%[0-9N-Sn-s]{2}){3}|(?:\\h[0-9N-Sn-s]{4}){3}"
 )
 _MAYBE_SPACED = re2.compile(rb"(?:^|[^a-z0-9])(?:[a-z0-9][ .*_\-|/,~\n]{1,2}){3}[a-z0-9](?:$|[^a-z0-9])")
-_MAYBE_LEET = re2.compile(
-    rb"[a-z][0134578@$|+(][a-z]|[a-z][013457@$]{1,2}[a-z]|(?:^|[ \n])[0134578@$|+(][a-z]{2}"
-)
+_MAYBE_LEET = re2.compile(rb"[a-z][0134578@$]{1,2}[a-z]|(?:^|[ \n])[0134578@$][a-z]{3}")
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _HEX = re.compile(r"(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[ ,:]?){10,}")
@@ -46,7 +47,7 @@ _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});")
 _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 _BINARY = re.compile(r"(?:[01]{8}\s?){6,}")
-_SPACED = re.compile(r"(?<![a-z0-9])(?:[a-z0-9][ .*_\-|/,~]){2,}[a-z0-9](?![a-z0-9])")
+_SPACED = re.compile(r"(?<![a-z0-9])[a-z0-9]([ .*_\-|/,~])[a-z0-9](?:\1[a-z0-9])+(?![a-z0-9])")
 _GAPS = re.compile(r"[ .*_\-|/,~]+")
 _LEET_RUN = re.compile(r"[0134578@$€£!|+(]+")
 _ROT13 = str.maketrans(
@@ -57,8 +58,8 @@ _ROT13_OCTETS = bytes.maketrans(
     b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
     b"nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM",
 )
-_READABLE_SHARE = 0.75
-"""Of a decoded text, that is letters, digits and blanks: less is a picture, not a text."""
+_READABLE_SHARE = 0.9
+"""Of a decoded text, that can be printed: less is a picture, not a text."""
 
 
 class View(NamedTuple):
@@ -81,7 +82,7 @@ class Views(NamedTuple):
 
 def normal(text: str) -> str:
     """Return the text as a person would see it: composed, nothing hidden, one kind of line end."""
-    if text.isascii() and text.isprintable():
+    if hidden.is_plain(text):
         return text
     while True:
         seen = hidden.strip(_LINES.sub("\n", text))
@@ -134,7 +135,9 @@ class _Gathering:
     def turn(self, seen: str, path: str) -> None:
         """Add a normal text rotated and reversed: of the same length, so they count against no budget."""
         plain = matching(seen)
-        self._put(f"{path}rot13", plain.translate(_ROT13) if not plain.isascii() else _rotated(plain))
+        rotated = plain.translate(_ROT13) if not plain.isascii() else _rotated(plain)
+        self._put(f"{path}rot13", rotated)
+        self._put(f"{path}rot13+reversed", rotated[::-1])
         self._put(f"{path}reversed", plain[::-1])
 
     def decode(self, seen: str, depth: int, path: str) -> None:
@@ -146,12 +149,12 @@ class _Gathering:
                 decoded = self._take(decoded)
             if not decoded.strip():
                 continue
-            inner = normal(decoded)
-            self.add(path + name, inner)
-            if name not in ("rot13", "reversed"):
-                self.turn(inner, f"{path}{name}+")
-            if depth > 1:
-                self.decode(inner, depth - 1, f"{path}{name}+")
+            for inner in (normal(decoded), *map(normal, hidden.look(decoded).smuggled)):
+                self.add(path + name, inner)
+                if name not in ("rot13", "reversed"):
+                    self.turn(inner, f"{path}{name}+")
+                if depth > 1:
+                    self.decode(inner, depth - 1, f"{path}{name}+")
 
     def _take(self, decoded: str) -> str:
         if len(decoded) > self._left:
@@ -233,5 +236,6 @@ def _text_of(octets: bytes) -> str:
         if error.start < 8:
             return ""
         text = octets[: error.start].decode("utf-8")
-    readable = sum(map(text.count, " \n\t")) + sum(map(str.isalnum, text))
-    return text if readable >= _READABLE_SHARE * len(text) else ""
+    shown = hidden.strip(text)
+    readable = sum(map(shown.count, "\n\t")) + sum(map(str.isprintable, shown))
+    return text if readable >= _READABLE_SHARE * len(shown) else ""

@@ -60,7 +60,7 @@ _SHOW = (
     r"(?:reveal|show(?: me)?|print|output|display|repeat|tell me|give me|share|disclose|expose|leak|dump|recite|return"
     r"|reproduce|write(?: out| down)?|list|echo|describe|summari[sz]e|translate|paste|quote|spell(?: out)?|provide|send(?: me)?)"
 )
-_SECRET_TEXT = (
+_HIDDEN_TEXT = (
     r"(?:(?:system|initial|hidden|original|secret|internal|developer|base|master|full|entire|complete|exact|pre|starting|root)"
     r"[^a-z0-9]*(?:prompts?|instructions?|messages?|directives?|guidelines?|rules?|configurations?|config|preprompt))"
 )
@@ -134,8 +134,8 @@ _RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "reveal_prompt", "LLM07; AML.T0056: the system prompt is to be shown",
-        f"{_B}{_SHOW}{_FEW}(?:your|ur|the|its|all|any|this){_TWO}?{_SECRET_TEXT}{_E}"
-        f"|{_B}what(?:'?s|{_}(?:is|are|were|was|does|do)){_TWO}(?:your|ur){_TWO}?{_SECRET_TEXT}{_E}"
+        f"{_B}{_SHOW}{_FEW}(?:your|ur|the|its|all|any|this){_TWO}?{_HIDDEN_TEXT}{_E}"
+        f"|{_B}what(?:'?s|{_}(?:is|are|were|was|does|do)){_TWO}(?:your|ur){_TWO}?{_HIDDEN_TEXT}{_E}"
         f"|{_B}(?:reveal|disclose|leak|dump|expose|recite){_FEW}(?:your|ur){_}(?:own{_}|full{_}|exact{_}|hidden{_})?"
         f"(?:prompt|instructions|guidelines|programming|rules|configuration|directives){_E}"
         f"|{_B}(?:repeat|print|output|copy|write|echo|recite|return|show(?:{_}me)?|tell{_}me|spell){_FEW}(?:words?|text|everything|all|content|lines?|instructions?|prompt|sentences?){_TWO}"
