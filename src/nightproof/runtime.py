@@ -19,7 +19,7 @@ import orjson
 from prometheus_client import Metric
 
 from nightproof import __version__
-from nightproof.audit.ledger import COMMIT_BUCKETS_S, AuditOutcomeUnknown, AuditUnavailable
+from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
 from nightproof.base.clock import monotonic_s, utc_now, utc_us
 from nightproof.base.errors import Fault, NightproofError
 from nightproof.base.ids import RequestIds
@@ -57,7 +57,7 @@ from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegistryStore
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
-from nightproof.watch.families import counter, gauge, histogram_of
+from nightproof.watch.families import gauge
 from nightproof.watch.happened import Happened
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
@@ -631,35 +631,7 @@ class Runtime:
 
     def gauges(self) -> Iterable[Metric]:
         """Return the rooms' present values for `/metrics`."""
-        pictures = {name: served.live.engine.snapshot() for name, served in self.house.services.items()}
-        limiter, ledger = self.house.limiter.snapshot(), self.house.ledger.snapshot()
-        yield gauge(
-            "nightproof_workers",
-            "Workers by state.",
-            {
-                (name, state): float(count)
-                for name, one in pictures.items()
-                for state, count in one.workers.items()
-            },
-            ["service", "state"],
-        )
-        queued = {(name,): float(one.queued) for name, one in pictures.items()}
-        yield gauge("nightproof_queue_depth", "Records that wait for a worker.", queued, ["service"])
-        queued = {(name,): float(one.queue_bytes) for name, one in pictures.items()}
-        yield gauge("nightproof_queue_bytes", "Size of what waits for a worker.", queued, ["service"])
-        yield counter(
-            "nightproof_worker_restarts",
-            "Workers replaced since the start.",
-            {(name,): float(one.restarts) for name, one in pictures.items()},
-            ["service"],
-        )
-        yield gauge(
-            "nightproof_quarantined",
-            "Records refused as poison now.",
-            {(name,): float(len(served.live.poison)) for name, served in self.house.services.items()},
-            ["service"],
-        )
-        yield gauge("nightproof_in_flight", "Requests inside.", {(): float(limiter.in_flight)})
+        yield from self.rooms.gauges()
         yield gauge(
             "nightproof_ready", "Whether new requests should come here.", {(): float(self.readiness()[0])}
         )
@@ -669,35 +641,10 @@ class Runtime:
             {(part.name,): float(part.ok) for part in self.health()},
             ["component"],
         )
-        yield gauge(
-            "nightproof_audit_writable",
-            "Whether the ledger takes entries.",
-            {(): float(ledger.state == "open")},
-        )
-        yield gauge("nightproof_audit_entries", "Entries in the ledger.", {(): float(ledger.last_seq + 1)})
-        yield histogram_of(
-            "nightproof_audit_commit_seconds",
-            "From hand-over to durable.",
-            COMMIT_BUCKETS_S,
-            ledger.commit_buckets,
-            ledger.commit_sum_s,
-        )
         yield from self.drift_watch.gauges()
         yield from self.upkeep.gauges()
-        yield gauge(
-            "nightproof_release_part",
-            "Releases by the part they play; a canary's value is its share.",
-            {
-                (name, one.version, one.part): one.share if one.part == "canary" else 1.0
-                for name in self.house.services
-                for one in self.helm.overview(name)
-            },
-            ["service", "release", "part"],
-        )
         yield from self.watching.gauges()
         yield from self.on_call.gauges()
-        yield self.rooms.gauge()
-        yield from self.rooms.chat_gauges()
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
 
 
