@@ -20,8 +20,9 @@ examples/credit/artifacts/model.joblib: $(STAMP) examples/credit/train.py exampl
 serve: setup
 	$(BIN)/nightproof serve examples/credit
 
+# Three processes on two cores: tests wait for disks, pauses and each other's servers a third of their time.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not soak' $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not soak' $(ARGS)
 
 soak: setup
 	$(BIN)/python -m pytest -m soak --timeout=3600 $(ARGS)

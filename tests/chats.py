@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from tests.serving import ROOT, Served, free_port, serving, wait_until
+from tests.serving import ROOT, SERVICES, Served, free_port, run_nightproof, serving, wait_until
 
 UPSTREAM = ROOT / "examples" / "support-chat" / "upstream.py"
 SECRET = "sk-test-0123456789abcdefghijklmnop"
@@ -101,13 +102,18 @@ class Chatting:
                 streamed.take(line)
         return streamed
 
+    def entries(self, request_id: str) -> list[dict[str, Any]]:
+        """Return what the audit log holds of a request, with its content: of a stream two entries."""
+        shown = run_nightproof(
+            "audit", "show", request_id, "--reveal", "--json", "--state", str(self.served.state)
+        )
+        assert shown.returncode == 0, shown.stderr + shown.stdout
+        entries: list[dict[str, Any]] = json.loads(shown.stdout)
+        return entries
+
     def record(self, request_id: str) -> dict[str, Any]:
-        """Return what the audit log holds of a request: its last entry, with the content."""
-        shown = self.served.operate("GET", f"/admin/audit/entries/{request_id}?reveal=true")
-        assert shown.status_code == 200, shown.text
-        entries = shown.json()
-        told: dict[str, Any] = (entries["entries"] if isinstance(entries, dict) else entries)[-1]
-        return told
+        """Return how a request ended, as the audit log has it."""
+        return self.entries(request_id)[-1]
 
 
 @dataclass
@@ -153,14 +159,23 @@ class Streamed:
             self.finish_reason = choice["finish_reason"] or self.finish_reason
 
 
+def chat_folder(name: str, parent: Path, upstreams: list[Upstream], **given: str) -> Path:
+    """Copy a service of the tests, and write beside it what it is given: workers see nothing of our environment."""
+    path = parent / name
+    if not path.exists():
+        shutil.copytree(SERVICES / name, path)
+    addresses = ",".join(f"{one.url}/v1" for one in upstreams)
+    (path / "given.json").write_text(json.dumps({"CHAT_UPSTREAMS": addresses, **given}))
+    return path
+
+
 @contextmanager
 def chatting(
-    folder: str | Path, state: Path, *flags: str, upstreams: int = 1, env: dict[str, str] | None = None
+    folder: str | Path, state: Path, *flags: str, upstreams: int = 1, **given: str
 ) -> Iterator[Chatting]:
-    """Serve a chat service with this many upstreams until the block ends."""
+    """Serve a chat service with this many upstreams until the block ends; `given` is what its service.py reads."""
     with ExitStack() as stack:
         started = [stack.enter_context(an_upstream()) for _ in range(upstreams)]
-        addresses = ",".join(f"{one.url}/v1" for one in started)
-        given = {"CHAT_UPSTREAMS": addresses, "CHAT_SECRET": SECRET, **(env or {})}
-        served = stack.enter_context(serving(folder, state, *flags, env=given))
+        path = folder if isinstance(folder, Path) else chat_folder(folder, state.parent, started, **given)
+        served = stack.enter_context(serving(path, state, *flags, env={"CHAT_SECRET": SECRET}))
         yield Chatting(served, started)

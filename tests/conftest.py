@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +17,14 @@ def served_credit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Serve the credit example, built by `make setup`."""
     folder = ROOT / "examples" / "credit"
     assert (folder / "artifacts" / "model.joblib").exists(), "run `make setup`: it builds the examples"
-    with serving(folder, tmp_path_factory.mktemp("credit") / "state") as served:
+    with serving(folder, tmp_path_factory.mktemp("credit") / "state", is_cold=True) as served:
         yield served
 
 
 @pytest.fixture(scope="session")
 def shared_faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Serve the service that misbehaves on cue, for tests that leave it whole."""
-    with serving("faulty", tmp_path_factory.mktemp("faulty") / "state") as served:
+    with serving("faulty", tmp_path_factory.mktemp("faulty") / "state", is_cold=True) as served:
         yield served
 
 
@@ -31,6 +32,15 @@ def shared_faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def state(tmp_path: Path) -> Path:
     """Name a state folder that does not exist yet."""
     return tmp_path / "state"
+
+
+_STARTS = re.compile(r"\b(?:serving|run_nightproof)\(")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that start most processes: a long one at the end would keep one core waiting."""
+    starts = {path: len(_STARTS.findall(path.read_text())) for path in {item.path for item in items}}
+    items.sort(key=lambda item: -starts[item.path])
 
 
 _skipped: list[str] = []

@@ -351,6 +351,8 @@ class Lies:
         self.behaves: dict[str, str] = {}
         self.seen: dict[str, dict[str, Any]] = {}
         self.open = 0
+        self.idle: set[asyncio.StreamWriter] = set()
+        """Connections between two requests."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until it closes."""
@@ -365,7 +367,12 @@ class Lies:
             writer.close()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        self.idle.add(writer)
+        try:
+            received = await reader.readuntil(b"\r\n\r\n")
+        finally:
+            self.idle.discard(writer)
+        first, *lines = received.decode("latin-1").split("\r\n")
         headers = {
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name
         }
@@ -397,6 +404,9 @@ class Lies:
         return lie.split()[0] not in CLOSES
 
     def _control(self, told: dict[str, str]) -> dict[str, Any]:
+        if told.pop("hang up", ""):
+            for writer in self.idle:
+                writer.close()
         self.behaves.update(told)
         return {"seen": self.seen, "open": self.open - 1}
 
@@ -451,6 +461,10 @@ class Liar:
     def open_connections(self) -> int:
         """Count the connections that are open to it now."""
         return int(self._control({})["open"])
+
+    def hang_up(self) -> None:
+        """Close all connections that wait for their next request."""
+        self._control({"hang up": "now"})
 
     def _control(self, told: dict[str, str]) -> dict[str, Any]:
         import httpx

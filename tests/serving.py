@@ -23,7 +23,7 @@ import httpx
 
 from nightproof.cli import keys
 from nightproof.storage.registry_store import RegistryStore
-from tests.warm import ask
+from tests.warm import Forked
 
 ROOT = Path(__file__).parent.parent
 SERVICES = Path(__file__).parent / "material" / "services"
@@ -77,17 +77,25 @@ def run_nightproof(
             [sys.executable, "-m", "nightproof", *arguments],
             capture_output=True, text=True, timeout=60, cwd=cwd, env={**os.environ, **(env or {})}, check=False,
         )  # fmt: skip
-    with tempfile.TemporaryFile() as nothing, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        code = ask(
-            warm(),
-            list(arguments),
-            env={**os.environ, **(env or {})},
-            cwd=str(cwd or Path.cwd()),
-            fds=[nothing.fileno(), out.fileno(), err.fileno()],
-            within_s=60,
-        )
+    with (
+        tempfile.TemporaryFile() as nothing,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+    ):
+        command = _forked(arguments, env, cwd, nothing.fileno(), out.fileno(), err.fileno())
+        try:
+            code = command.wait(60)
+        except TimeoutError:
+            command.kill()
+            command.wait(10)
+            raise
         said = [file.seek(0) or file.read().decode() for file in (out, err)]
     return subprocess.CompletedProcess(arguments, code, *said)
+
+
+def _forked(arguments: Sequence[str], env: dict[str, str] | None, cwd: Path | None, *fds: int) -> Forked:
+    whole = {**os.environ, **(env or {})}
+    return Forked(warm(), list(arguments), env=whole, cwd=str(cwd or Path.cwd()), fds=list(fds))
 
 
 def make_key(state: Path, role: str = "predict", *, name: str = "", services: Sequence[str] = ()) -> str:
@@ -116,7 +124,7 @@ def make_live(folder: Path, state: Path, version: str = "") -> str:
 class Served:
     """A running server, with a client that has a predict key."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     state: Path
     base_url: str
     key: str
@@ -207,20 +215,28 @@ def serving(
     wait: bool = True,
     scheme: str = "http",
     client_options: dict[str, Any] | None = None,
+    is_cold: bool = False,
 ) -> Iterator[Served]:
-    """Serve a folder on a free port until the block ends. The state folder may be used again afterwards."""
+    """Serve a folder on a free port until the block ends. The state folder may be used again afterwards.
+
+    `is_cold`: in an interpreter of its own; else in a fork of one that has imported all it needs.
+    """
     path = SERVICES / folder if isinstance(folder, str) else folder
     key = make_key(state)
     port = free_port()
     log = state.parent / f"{state.name}.server.log"
-    with log.open("ab") as sink:
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "nightproof", "serve", str(path),
-                "--state", str(state), "--port", str(port), *flags,
-            ],
-            stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env={**os.environ, **SMALL, **(env or {})},
-        )  # fmt: skip
+    arguments = ["serve", str(path), "--state", str(state), "--port", str(port), *flags]
+    process: subprocess.Popen[bytes] | Forked
+    with log.open("ab") as sink, Path(os.devnull).open() as nothing:
+        if is_cold or any(map(_AS_STARTED.match, env or {})):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "nightproof", *arguments],
+                stdout=sink, stderr=sink, stdin=nothing, env={**os.environ, **SMALL, **(env or {})},
+            )  # fmt: skip
+        else:
+            process = _forked(
+                arguments, {**SMALL, **(env or {})}, None, nothing.fileno(), sink.fileno(), sink.fileno()
+            )
     base_url = f"{scheme}://127.0.0.1:{port}"
     name = service or path.name
     golden = path / "golden.jsonl"
@@ -238,7 +254,7 @@ def serving(
                 process.send_signal(signal.SIGTERM)
                 try:
                     process.wait(40)
-                except subprocess.TimeoutExpired:
+                except (subprocess.TimeoutExpired, TimeoutError):
                     process.kill()
                     process.wait()
 

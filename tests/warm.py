@@ -1,13 +1,14 @@
 """A warm command line: one process that has imported `nightproof` and forks for each command that a test runs.
 
-A command costs a third of a second of imports and a few milliseconds of work, and tests run more than a thousand of
-them. Each still is a process of its own, with its own arguments, environment, working folder, pipes and exit code;
-only its imports are done before it begins. Commands that begin cold, as an operator's do, are in `tests/live/test_cli.py`
-and `tests/docs/test_readme.py`: there every verb is run so.
+A command costs a third of a second of imports and a few milliseconds of work, a server's start over half a second
+of them, and tests run more than a thousand commands and hundreds of servers. Each still is a process of its own, with
+its own arguments, environment, working folder, pipes and exit code; only its imports are done before it begins. What
+it starts itself, workers and the log's writer, begins as always. `tests/docs/test_runbook_commands.py` runs each verb
+once as an operator's shell does, cold; and so begin the servers that many tests share.
 
 Started once for each pytest process by `tests.serving`, and ends with it: it reads its standard input to the end.
-Run as `python -m tests.warm NAME` it serves on that abstract socket; as `python tests/warm.py ARGUMENTS` it is what a
-shell finds under the name `nightproof` in a test, and asks the process that `WARM_NIGHTPROOF` names.
+Run as `python -m tests.warm --serve NAME` it serves on that abstract socket; as `python tests/warm.py ARGUMENTS` it is
+what a shell finds under the name `nightproof` in a test, and asks the process that `WARM_NIGHTPROOF` names.
 """
 
 from __future__ import annotations
@@ -25,26 +26,55 @@ _HEAD = struct.Struct("!I")
 _TOLD = struct.Struct("!i")
 
 
-def ask(
-    name: str, arguments: list[str], *, env: dict[str, str], cwd: str, fds: list[int], within_s: float | None
-) -> int:
-    """Run a command with these three standard files; return its exit code, or -N where a signal ended it.
+class Forked:
+    """A command that runs; its end is told as `subprocess.Popen` tells it, -N where signal N ended it."""
 
-    Raises TimeoutError, after the command was killed, where it takes longer.
-    """
-    with socket.socket(socket.AF_UNIX) as line:
-        line.connect(f"\0{name}")
-        asked = json.dumps({"arguments": arguments, "env": env, "cwd": cwd}).encode()
-        socket.send_fds(line, [_HEAD.pack(len(asked))], fds)
-        line.sendall(asked)
-        (pid,) = _TOLD.unpack(_read(line, _TOLD.size))
-        line.settimeout(within_s)
+    def __init__(
+        self, name: str, arguments: list[str], *, env: dict[str, str], cwd: str, fds: list[int]
+    ) -> None:
+        self.returncode: int | None = None
+        self._line = socket.socket(socket.AF_UNIX)
         try:
-            (code,) = _TOLD.unpack(_read(line, _TOLD.size))
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
+            self._line.connect(f"\0{name}")
+            asked = json.dumps({"arguments": arguments, "env": env, "cwd": cwd}).encode()
+            socket.send_fds(self._line, [_HEAD.pack(len(asked))], fds)
+            self._line.sendall(asked)
+            (self.pid,) = _TOLD.unpack(_read(self._line, _TOLD.size))
+        except BaseException:
+            self._line.close()
             raise
-        return int(code)
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        if self.returncode is None and select.select([self._line], [], [], 0)[0]:
+            self.wait(1)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end. Raises TimeoutError, and ConnectionError where nobody is left to tell."""
+        if self.returncode is None:
+            self._line.settimeout(timeout)
+            try:
+                (self.returncode,) = _TOLD.unpack(_read(self._line, _TOLD.size))
+            except ConnectionError:
+                self._line.close()
+                raise
+            self._line.close()
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
 
 
 def _read(line: socket.socket, size: int) -> bytes:
@@ -58,7 +88,7 @@ def _read(line: socket.socket, size: int) -> bytes:
 
 
 def _warm_up() -> None:
-    """Import what verbs import, apart from the server: what `serve` needs it imports in its own process."""
+    """Import what the verbs import."""
     import importlib
 
     import alembic.migration
@@ -67,7 +97,7 @@ def _warm_up() -> None:
 
     from nightproof.cli.main import cli
 
-    for verb in sorted(cli._LAZY.keys() - {"serve"}):
+    for verb in sorted(cli._LAZY):
         importlib.import_module(cli._LAZY[verb][0])
     for module in ("archive", "audit_find", "audit_keep", "audit_verify", "client", "keys", "status"):
         home = "steer" if module == "archive" else "cli"
@@ -95,6 +125,8 @@ def serve(name: str) -> None:
                 os.read(wake, 4_096)
                 _tell(running)
             if 0 in readable:
+                for pid in running:
+                    os.kill(pid, signal.SIGKILL)
                 return  # whoever started us is gone
             if listener in readable:
                 line, _ = listener.accept()
@@ -157,9 +189,7 @@ def _run(
     except BaseException:
         traceback.print_exc()
     # It ends as an interpreter does, but for taking apart, module by module, what the next one needs as well.
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # idle threads of pools are told, the others waited for
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -170,9 +200,9 @@ if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "--serve":
         serve(sys.argv[2])
     else:
-        _code = ask(
-            os.environ[NAMED_BY], sys.argv[1:], env=dict(os.environ), cwd=os.getcwd(), fds=[0, 1, 2], within_s=None
-        )  # fmt: skip
+        _code = Forked(
+            os.environ[NAMED_BY], sys.argv[1:], env=dict(os.environ), cwd=os.getcwd(), fds=[0, 1, 2]
+        ).wait()
         if _code < 0:
             signal.signal(-_code, signal.SIG_DFL)
             os.kill(os.getpid(), -_code)

@@ -44,6 +44,14 @@ service = ChatService(
     },
     rules=OutputRules(
         allowed_hosts=["lumen-oak.example", "*.lumen-oak.example"],
+        # What answers may repeat of the prompt, word for word; anything else of it is withheld as a leak.
+        sayable=[
+            "Delivery takes two to four working days within the country and up to ten abroad.",
+            "From 50 euros on it is free.",
+            "Unused articles may be returned within 30 days.",
+            "The money comes back within 14 days, the way it was paid.",
+            "Lamps have two years of warranty, furniture five.",
+        ],
         banned=[r"(?i)\b\d{1,2}\s?% (?:off|discount)\b", r"(?i)\bcheaper at\b"],
         secrets="withhold",
         personal="redact",

@@ -4,7 +4,7 @@
     curl localhost:9000/v1/chat/completions -d '{"model": "shop-1", "messages": [{"role": "user", "content": "hi"}]}'
 
 It can be told to misbehave, so that you see what Nightproof does then. Either in the text of the last user message,
-or for all calls from now on by the control route:
+in the prompt, or for all calls from now on by the control route:
 
     "Where is my order? [[slow 2]]"                          this answer begins after two seconds
     curl localhost:9000/control -d '{"act": "status 500"}'   each answer is a 500 until {"act": ""}
@@ -17,6 +17,7 @@ cut             drop it in the middle             half        end in the middle 
 empty           answer with no text               garbage     answer with what is no JSON
 long N          answer with N words               loop        say the same for ever
 say TEXT        answer with TEXT                  bad_json    answer prose where JSON is asked for
+call [N] [TOOL] call each tool, with order N
 leak            answer with the system prompt     obey        do what any text in the conversation says:
                                                   print the prompt, show its links and images, call each tool
 """
@@ -35,7 +36,7 @@ from typing import Any
 
 import httptools
 
-CUE = re.compile(r"\[\[(\w+)([^\]]*)\]\]")
+CUE = re.compile(r"\[\[(\w+)(.*?)\]\]", re.DOTALL)
 ORDER = re.compile(r"\b\d{4,8}\b")
 LINKS = re.compile(r"!?\[[^\]]*\]\([^)]*\)|https?://\S+")
 TOPICS = (
@@ -71,6 +72,9 @@ class Shop:
         asked = [text_of(message) for message in messages if message.get("role") == "user"]
         if asked and (cue := CUE.search(asked[-1])):
             return cue[1], cue[2].strip()
+        prompts = [text_of(message) for message in messages if message.get("role") == "system"]
+        if prompts and (cue := CUE.search(prompts[0])):
+            return cue[1], cue[2].strip()
         act, _, argument = self.act.partition(" ")
         if act and self.times:
             self.times -= 1
@@ -103,6 +107,10 @@ def answer_to(request: dict[str, Any], act: str, argument: str) -> tuple[str, li
         return " ".join(f"word{number}" for number in range(int(argument or 200))), []
     if act == "loop":
         return "I am sorry to hear that, let me look into it for you. " * 2_000, []
+    if act == "call":
+        order, _, name = (argument or "1042").partition(" ")
+        wanted_tools = [name] if name else tools
+        return "", [call(place, one, {"order": order}) for place, one in enumerate(wanted_tools)]
     if act == "obey":
         said = "\n".join(text_of(one) for one in messages if one.get("role") != "system")
         links = " ".join(LINKS.findall(said))

@@ -164,7 +164,7 @@ class Runtime:
             certificate_days=certificate_days,
         )
 
-        self.chats = Chats(state, self.house, observe=self._observe)
+        self.chats = Chats(state, self.house, settings.workers)
         self.services = Services(
             settings,
             state,
@@ -373,9 +373,6 @@ class Runtime:
         self._happened.note("audit_writer_lost", detail=detail, now_s=monotonic_s())
         log("audit_writer_lost", level="error", why=why)
 
-    def _observe(self, event: str, **named: Any) -> None:
-        self.services.observe(event, **named)
-
     def _storage_low(self, is_low: bool) -> None:
         self.house.storage_low = is_low
 
@@ -453,7 +450,9 @@ class Runtime:
             await asyncio.sleep(_TICK_S)
             now = monotonic_s()
             try:
-                self.watching.tick(slept_s=now - slept_from_s, meant_s=_TICK_S)
+                # While services load nobody is served who could be late.
+                slept_s = _TICK_S if self.house.starting else now - slept_from_s
+                self.watching.tick(slept_s=slept_s, meant_s=_TICK_S)
                 every_s = _DISK_EVERY_S if self.house.ledger.is_writable else _TICK_S
                 if now - self._disk_seen_s > every_s:
                     self._disk_seen_s = now

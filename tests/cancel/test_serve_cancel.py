@@ -13,6 +13,8 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
+from nightproof.audit.ledger import AuditUnavailable
+from nightproof.audit.record import Entry
 from nightproof.base.errors import Fault, Refusal
 from nightproof.base.roles import Role
 from nightproof.base.values import Caller
@@ -393,3 +395,51 @@ def test_a_summary_whose_commit_stood_still_is_written_once():
         return len(store.rows), sum(house.summaries.values())
 
     assert asyncio.run(run()) == (1, 0)
+
+
+class GatedSpill:
+    """A side file whose writes wait until the gate opens, and fail where they are told to."""
+
+    has_room = True
+
+    def __init__(self, fault: Exception | None) -> None:
+        self.gate, self.fault = threading.Event(), fault
+        self.entries: list[Entry] = []
+        self.is_asked = asyncio.Event()
+
+    async def append(self, entry: Entry) -> None:
+        """Write in a thread, which nothing stops."""
+        self.is_asked.set()
+        await asyncio.to_thread(self.gate.wait, 10)
+        if self.fault is not None:
+            raise self.fault
+        self.entries.append(entry)
+
+
+@pytest.mark.parametrize(
+    "fault", [None, AuditUnavailable("the spill is full")], ids=["it is taken", "it is not"]
+)
+def test_stopped_while_its_record_is_spilled_it_is_in_the_books_once(fault: Exception | None):
+    async def run() -> tuple[Books, int]:
+        stage = Stage(Case(faults=(full(), full())))
+        spill = GatedSpill(fault)
+        stage.house.spill = spill  # type: ignore[assignment]
+        stage.house.spilling_services.add("double")
+        await stage.house.ledger.start()
+        stage.store.gate.set()
+        arrival = stage.arrival()
+        arrival.idempotency_key = ""
+        task = asyncio.create_task(serve(arrival, stage.house))
+        await spill.is_asked.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        spill.gate.set()
+        while spill.fault is None and not spill.entries:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        return await stage.rest(), len(spill.entries)
+
+    books, spilled = asyncio.run(run())
+
+    assert books.entries + books.shared + spilled == books.arrivals == 1
+    assert (books.in_flight, books.running_keys) == (0, 0)

@@ -89,6 +89,9 @@ MAY_SAY_BAD = re.compile(r"nightproof (status|alerts|drift|feedback|replay|audit
 """Verbs whose exit code 1 is an answer: the thing asked about is bad."""
 
 
+_begun_cold: set[str] = set()
+
+
 @dataclass
 class Made:
     """A server, or what is left of one, in a state that runbooks are about."""
@@ -112,8 +115,11 @@ def block_commands(page: str, section: str) -> list[str]:
 
 
 def run(command: str, made: Made) -> subprocess.CompletedProcess[str]:
-    """Run a line as somebody pastes it into a shell, where `nightproof` is the warm command line."""
-    path = f"{WARM_BIN}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    """Run a line as somebody pastes it into a shell: each verb once as it is, then on the warm command line."""
+    verb = " ".join(word for word in command.split()[:3] if word.isalpha())
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{WARM_BIN}:{path}" if verb in _begun_cold else path
+    _begun_cold.add(verb)
     env = {**os.environ, "PATH": path, NAMED_BY: warm(), "NIGHTPROOF_STATE": str(made.state), **made.env}
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
@@ -259,7 +265,7 @@ def dead(folder: Path) -> Iterator[Made]:
     """Serve a model that answers its golden cases wrongly, until nothing is left."""
     place = folder / "tmp"
     place.mkdir()
-    flags = ("--set", "workers.golden_every_s=0.5")
+    flags = ("--set", "workers.golden_every_s=0.5", "--set", "workers.backoff_most_s=0.3")
     with serving("moody", folder / "state", *flags, env={"TMPDIR": str(place)}) as served:
         (place / "mood").write_text("wrong")
         wait_until(lambda: served.client.get("/readyz").status_code == 503, within_s=30)

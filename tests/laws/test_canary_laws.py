@@ -291,6 +291,26 @@ def test_a_release_that_is_only_slower_than_promised_breaks_its_objective():
     assert ruling.why.startswith("latency: 20 of 200 answers took longer than 0.1 s")
 
 
+@pytest.mark.parametrize(("before", "is_broken"), [((0, 500), True), ((60, 500), False), ((500, 500), False)])
+def test_a_release_that_is_as_slow_as_the_one_before_is_not_to_blame(
+    before: tuple[int, int], is_broken: bool
+):
+    terms = terms_of(
+        availability=0.999,
+        latency_p99_ms=100.0,
+        before=(0, 500),
+        slow_before=before,
+        false_alarm=0.005,
+        for_s=600.0,
+    )
+    counted = Counted(failures={})
+    for number in range(2_000):
+        slow = before == (500, 500) or number % 10 == 0
+        counted.add(failure="", duration_s=0.2 if slow else 0.01, slow_s=terms.slow_s)
+
+    assert (rule(counted, terms, since_s=2.0).standing == "broken") == is_broken
+
+
 def test_a_probation_ends():
     assert rule(Counted(total=10, failures={}), TERMS, since_s=600.0).standing == "passed"
     assert rule(Counted(total=10, failures={}), TERMS, since_s=599.0).standing == "watched"

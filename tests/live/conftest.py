@@ -15,5 +15,5 @@ from tests.serving import Served, serving
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Serve the service that says back what it was told."""
-    with serving("mirror", tmp_path_factory.mktemp("mirror") / "state") as served:
+    with serving("mirror", tmp_path_factory.mktemp("mirror") / "state", is_cold=True) as served:
         yield served

@@ -15,10 +15,10 @@ import pyarrow as arrow
 import pyarrow.parquet as parquet
 import pytest
 
+from tests.loans import CREDIT, light_credit
 from tests.releases import folder_of, release_of
-from tests.serving import ROOT, Served, run_nightproof, serving, wait_until
+from tests.serving import Served, run_nightproof, serving, wait_until
 
-CREDIT = ROOT / "examples" / "credit"
 QUICK = ("--set", "drift.window_s=0.2", "--set", "drift.rows_per_s=4000")
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 LONE = """
@@ -50,10 +50,16 @@ def loans() -> list[dict[str, Any]]:
     return list(parquet.read_table(CREDIT / "reference.parquet").to_pylist())
 
 
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the example with another model: here it does not matter what is answered."""
+    return light_credit(tmp_path_factory.mktemp("light"))
+
+
 @contextmanager
-def credit(state: Path, *flags: str) -> Iterator[Served]:
-    """Serve the example with short windows, once its profile is ready."""
-    with serving(CREDIT, state, *QUICK, *flags, service="credit") as served:
+def credit(state: Path, *flags: str, folder: Path = CREDIT) -> Iterator[Served]:
+    """Serve the example, or one like it, with short windows, once its profile is ready."""
+    with serving(folder, state, *QUICK, *flags, service="credit") as served:
         served.wait_until(lambda: drift_of(served)["state"] not in ("preparing", "unknown"), within_s=60)
         yield served
 
@@ -143,8 +149,10 @@ def test_a_promotion_and_a_rollback_are_followed(state: Path):
     assert after["rows"] == 0, "what the other release was given is not its own"
 
 
-def test_what_is_kept_is_sealed_and_looking_at_it_is_recorded(tmp_path: Path, loans: list[dict[str, Any]]):
-    with credit(tmp_path / "state") as served:
+def test_what_is_kept_is_sealed_and_looking_at_it_is_recorded(
+    tmp_path: Path, light: Path, loans: list[dict[str, Any]]
+):
+    with credit(tmp_path / "state", folder=light) as served:
         send(served, loans, 3_000, tripled)
         served.wait_until(lambda: drift_of(served)["state"] == "drifting", within_s=40)
         wait_until(lambda: bool(drift_of(served)["history"]))
@@ -163,14 +171,14 @@ def test_what_is_kept_is_sealed_and_looking_at_it_is_recorded(tmp_path: Path, lo
 
 
 def test_a_restart_in_the_middle_of_a_drift_loses_neither_profile_nor_alarm(
-    tmp_path: Path, loans: list[dict[str, Any]]
+    tmp_path: Path, light: Path, loans: list[dict[str, Any]]
 ):
-    with credit(tmp_path / "state") as served:
+    with credit(tmp_path / "state", folder=light) as served:
         send(served, loans, 3_000, tripled)
         served.wait_until(lambda: drift_of(served)["state"] == "drifting", within_s=40)
         before = drift_of(served)
 
-    with credit(tmp_path / "state") as served:
+    with credit(tmp_path / "state", folder=light) as served:
         served.predict(loans[0])
         served.wait_until(lambda: drift_of(served)["state"] == "drifting", within_s=40)
         after = drift_of(served)
@@ -183,9 +191,9 @@ def test_a_restart_in_the_middle_of_a_drift_loses_neither_profile_nor_alarm(
 
 
 def test_a_drift_child_that_is_killed_is_replaced_and_no_request_notices(
-    tmp_path: Path, loans: list[dict[str, Any]]
+    tmp_path: Path, light: Path, loans: list[dict[str, Any]]
 ):
-    with credit(tmp_path / "state") as served:
+    with credit(tmp_path / "state", folder=light) as served:
         send(served, loans, 1_000)
         (child,) = drift_children(served)
         os.kill(child, signal.SIGKILL)

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving import ROOT, Served, make_key, run_nightproof, serving
+from tests.loans import CREDIT, light_credit
+from tests.serving import Served, make_key, run_nightproof, serving
 
-CREDIT = ROOT / "examples" / "credit"
 NOBODYS = "1a20b7f1725-7600db6a5c948393f349"
 
 
@@ -235,15 +235,33 @@ def test_labels_are_sealed_and_go_with_the_person_they_are_about(tmp_path: Path)
     assert subject.encode() not in kept
 
 
+def test_what_a_label_says_is_recorded_only_under_the_key_of_whom_it_is_about(tmp_path: Path):
+    """Of one that is refused, or whose caller left, nobody knows that yet; no erasure would reach its content."""
+    with serving("clinic", tmp_path / "state", "--set", "drift.watch=false") as served:
+        told = served.predict(served.example).json()
+        field = next(name for name, value in told["output"].items() if not isinstance(value, float))
+        shown = []
+        for number in (told["id"], NOBODYS):
+            body = {"id": number, "label": {field: told["output"][field]}}
+            answer = served.client.post(f"/services/{served.service}/feedback", json=body)
+            done = run_nightproof(
+                "audit", "show", answer.headers["x-request-id"], "--json", "--state", str(served.state)
+            )
+            shown.append(done.stdout)
+
+    assert [f'"{NOBODYS}"' in one for one in shown] == [False, True]
+    assert ['"label":' in one.replace('"label":"counted"', "") for one in shown] == [True, False]
+
+
 def test_a_restart_keeps_labels_and_what_is_known_of_sources(tmp_path: Path):
-    flags = ("--set", "drift.watch=false")
-    with serving(CREDIT, tmp_path / "state", *flags, service="credit") as served:
+    folder, flags = light_credit(tmp_path), ("--set", "drift.watch=false")
+    with serving(folder, tmp_path / "state", *flags, service="credit") as served:
         told = served.predict(served.example).json()
         body = {"id": told["id"], "label": {"approve": told["output"]["approve"]}}
         label(served, body)
         key = served.key
 
-    with serving(CREDIT, tmp_path / "state", *flags, service="credit") as served:
+    with serving(folder, tmp_path / "state", *flags, service="credit") as served:
         again = label(served, body, key).json()
         found = quality(served)
 

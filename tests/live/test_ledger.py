@@ -264,7 +264,7 @@ class Probe(threading.Thread):
 
 
 def test_a_stop_under_load_answers_and_records_everyone_and_says_so_first(state: Path):
-    with serving("faulty", state, env=PATIENT) as served:
+    with serving("faulty", state, "--set", "drain_wait_s=0.5", env=PATIENT) as served:
         callers = Callers(served, count=6, pause_s=0.0, record=lambda number: {"x": 1.0, "ms": number % 5})
         long = Callers(served, count=1, record=lambda number: {"x": 2.0, "ms": 350})
         probe = Probe(served, callers)

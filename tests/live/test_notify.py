@@ -281,6 +281,15 @@ def test_every_kind_of_receiver_is_made_of_the_settings(tmp_path: Path):
     assert names[3].startswith("apprise json ")
 
 
+def test_two_alertmanagers_behind_one_host_are_two_receivers():
+    settings = Settings(alertmanager="http://am/ours http://am/theirs http://am http://am/api/v2/alerts")
+
+    names = [one.name for one in receivers_of(settings, Sender(1.0))]
+
+    assert len(set(names)) == len(names) == 3, "the last two are one"
+    assert "alertmanager am" in names
+
+
 def test_what_is_kept_comes_back_in_its_order_and_a_change_is_kept_whole_or_not_at_all(tmp_path: Path):
     store = AlertStore(tmp_path / "alerts.db")
     store.apply(

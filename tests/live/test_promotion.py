@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ import pytest
 
 from nightproof.storage.registry_store import RegistryStore
 from tests.callers import entries_of, is_alive, leaf_of
-from tests.releases import Load, folder_of, operate, release_of, until
+from tests.releases import STEPS, Load, folder_of, operate, release_folder, release_of, until
 from tests.serving import ROOT, Served, make_key, serving, wait_until
 
 ADMIN = "/admin/releases/steps"
@@ -233,6 +235,30 @@ def test_a_full_disk_under_the_registry_leaves_the_old_release_live(state: Path,
     assert later.status_code == 200, "and it recovers"
 
 
+def test_a_rollback_that_is_refused_ends_the_workers_that_it_had_loaded(state: Path, tmp_path: Path):
+    for label in ("1.0", "1.1", "1.2"):
+        release_of(state, label, live=label == "1.0")
+    env = {
+        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}",
+        "FAILING_DISK": str(tmp_path),
+        "FAILING_FILE": "registry.db",
+    }
+
+    with serving(folder_of(state, "1.0"), state, service="steps", env=env) as served:
+        for label in ("1.1", "1.2"):
+            assert promote(served, label).status_code == 200
+        served.wait_until(lambda: len(start_pids(served)) == 2)
+        before = start_pids(served)
+        (tmp_path / "fault").write_text("full")
+        refused = served.operate("POST", f"{ADMIN}/rollback", {"version": "1.0"})
+        served.wait_until(lambda: start_pids(served) == before, within_s=10)
+        (tmp_path / "fault").unlink()
+        again = served.operate("POST", f"{ADMIN}/rollback", {"version": "1.0"})
+
+    assert (refused.status_code, refused.json()["failure"]) == (503, "audit_unavailable")
+    assert again.status_code == 200
+
+
 def test_a_canary_goes_on_after_the_server_was_killed(state: Path):
     release_of(state, "1.0", live=True)
     release_of(state, "1.1")
@@ -249,6 +275,31 @@ def test_a_canary_goes_on_after_the_server_was_killed(state: Path):
 
     assert by == {"1.0", "1.1"}
     assert canary["share"] == 0.5
+
+
+def test_a_release_that_is_as_slow_as_the_one_before_is_not_taken_back_for_it(state: Path):
+    """The objective was broken before: to go back would mend nothing, and latch a release that is no worse."""
+    for label, is_live in (("1.0", True), ("1.1", False)):
+        folder = folder_of(state, label)
+        shutil.copytree(STEPS, folder)
+        (folder / "artifacts" / "release.json").write_text(json.dumps({"by": label, "slow_ms": 40}))
+        declared = (folder / "service.py").read_text()
+        declared = declared.replace("import Confidence", "import Objective, Confidence")
+        promised = 'Service(\n    "steps", objective=Objective(latency_p99_ms=20),'
+        (folder / "service.py").write_text(declared.replace('Service(\n    "steps",', promised))
+        release_folder(folder, state, label, live=is_live)
+
+    with serving(folder_of(state, "1.0"), state, service="steps") as served:
+        for number in range(60):
+            served.predict({"x": number})
+        assert promote(served, "1.1").status_code == 200
+        for number in range(60):
+            served.predict({"x": number})
+        looked = served.metrics()
+        acts = [act["act"] for act in history(served)["acts"]]
+
+    assert "release_rolled_back" not in looked
+    assert acts[0] == "live"
 
 
 def test_a_fresh_release_stays_on_probation_over_a_restart(state: Path):
@@ -514,3 +565,60 @@ def test_a_canary_whose_workers_all_answer_golden_cases_wrongly_is_taken_back(st
         "1.1 was taken back; 1.0 is live: every worker answers a golden case wrongly"
     )
     assert (kept["id"], kept["why"]) == (alert["id"], alert["why"]), "a restart is no end of it"
+
+
+def test_the_files_of_a_release_that_loads_are_not_collected_under_it(state: Path):
+    release_of(state, "1.0", live=True)
+    digest = release_of(state, "1.1", load_s=2.0)
+    few = ["--set", "releases.keep_newest=1", "--set", "releases.keep_days=0"]
+    release_of(state, "1.2")
+
+    with (
+        serving(folder_of(state, "1.0"), state, *few, service="steps") as served,
+        ThreadPoolExecutor(1) as other,
+    ):
+        children = start_pids(served)
+        promoting = other.submit(promote, served, "1.1")
+        served.wait_until(lambda: start_pids(served) > children)
+        collected = served.operate("POST", "/admin/releases/collect", {})
+        promoted = promoting.result()
+        there = (state / "bundles" / digest).is_dir()
+
+    assert collected.status_code == promoted.status_code == 200
+    assert there
+
+
+def test_a_disk_that_stands_still_under_the_registry_holds_up_no_request(state: Path, tmp_path: Path):
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.1")
+    env = {
+        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}",
+        "FAILING_DISK": str(tmp_path),
+        "FAILING_FILE": "registry.db",
+    }
+
+    with (
+        serving(folder_of(state, "1.0"), state, service="steps", env=env) as served,
+        ThreadPoolExecutor(1) as other,
+    ):
+        (tmp_path / "fault").write_text("stall")
+        promoting = other.submit(promote, served, "1.1")
+        served.wait_until(lambda: "promote" in leaf_acts(state))
+        until_s = time.monotonic() + 4.0  # the tick looks at the registry each other second
+        slowest_s = 0.0
+        while time.monotonic() < until_s:
+            began_s = time.monotonic()
+            assert served.predict({"x": 1}).json()["release"] == "1.0"
+            slowest_s = max(slowest_s, time.monotonic() - began_s)
+        shown = served.status()["services"][0]["parts"]
+        (tmp_path / "fault").unlink()
+        promoted = promoting.result()
+
+    assert slowest_s < 1.0
+    assert {one["version"]: one["part"] for one in shown}["1.0"] == "live"
+    assert promoted.status_code == 200
+
+
+def leaf_acts(state: Path) -> list[Any]:
+    """Return the operators' acts on record."""
+    return [leaf_of(entry).get("act") for entry in entries_of(state) if entry.kind == "operator"]

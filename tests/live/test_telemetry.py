@@ -30,6 +30,8 @@ class Collector:
         self.bytes = b""
         self.paths: list[str] = []
         self.answer = 200
+        self.unknown = ""
+        """A path that it does not know."""
         self.wait_s = 0.0
         self.url = ""
 
@@ -63,9 +65,10 @@ def collecting() -> Iterator[Collector]:
                 body = gzip.decompress(body)
             collector.paths.append(self.path)
             time.sleep(collector.wait_s)
-            if collector.answer == 200:
+            is_known = self.path != collector.unknown
+            if collector.answer == 200 and is_known:
                 collector.take(self.path, body)
-            self.send_response(collector.answer)
+            self.send_response(collector.answer if is_known else 404)
             if collector.answer == 302:
                 self.send_header("location", f"{collector.url}/elsewhere")
             self.send_header("content-length", "0")
@@ -233,3 +236,25 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded(shared_faulty: S
     assert "nightproof_telemetry" not in shared_faulty.metrics()
     assert "otlp" not in shared_faulty.client.get("/healthz").text
     assert "google/_upb" not in maps, "protobuf's library would be mapped"
+
+
+def test_traces_that_arrive_do_not_hide_that_no_metrics_do(state: Path):
+    """Else the alert never had its time to fire: metrics go once a minute, traces each second."""
+    start = 'nightproof_telemetry_exports_total{outcome="ok",signal="traces"} '
+
+    def taken(served: Served) -> float:
+        lines = served.metrics().splitlines()
+        return sum(float(line.removeprefix(start)) for line in lines if line.startswith(start))
+
+    with collecting() as collector:
+        collector.unknown = "/v1/metrics"
+        env = sending(collector.url, OTEL_METRIC_EXPORT_INTERVAL="600000")
+        with serving("mirror", state, env=env) as served:
+            served.wait_until(lambda: component(served)["why"] == "the collector did not take metrics")
+            for _ in range(2):  # what the first one says is surely seen when the second one has arrived
+                before = taken(served)
+                served.predict(served.example)
+                served.wait_until(lambda before=before: taken(served) > before)
+            after = component(served)
+
+    assert (after["ok"], after["why"]) == (False, "the collector did not take metrics")

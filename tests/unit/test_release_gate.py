@@ -21,7 +21,7 @@ def test_every_kind_of_finding_refuses_under_a_name_of_the_catalogue_or_never(ki
 
     assert decision.accepted or CATALOGUE[decision.failure].code.startswith("release_")
     assert decision.accepted == (
-        kind in ("evidence", "schema_additive", "no_golden_cases", "useless_fallback")
+        kind in ("evidence", "schema_additive", "chat_changed", "no_golden_cases", "useless_fallback")
     )
 
 
@@ -36,6 +36,8 @@ def test_every_kind_of_finding_refuses_under_a_name_of_the_catalogue_or_never(ki
         (Finding("native_code", "m.so", ""), Policy(also_allow=frozenset({".so"})), False),
         (Finding("schema_breaking", "/x", ""), Policy(), False),
         (Finding("schema_breaking", "/x", ""), Policy(allow_breaking=True), True),
+        (Finding("chat_breaking", "chat /images", ""), Policy(), False),
+        (Finding("chat_breaking", "chat /images", ""), Policy(allow_breaking=True), True),
         (Finding("evidence", "m.joblib", "imports os.system"), Policy(), True),
     ],
 )

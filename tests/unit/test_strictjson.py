@@ -3,7 +3,7 @@
 import base64
 import json
 from pathlib import Path
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import orjson
@@ -241,13 +241,13 @@ MANY_KEYS = b"{" + b",".join(b'"%05x":1' % n for n in range(100_000)) + b"}"
 )
 def test_the_worst_mebibyte_takes_linear_time(body: bytes, reason: str | None):
     """Each takes under 0.15 s on a quiet core; anything that goes back over its steps would take minutes."""
-    started = perf_counter()
+    started = thread_time()
     try:
         parse(body)
         ended = None
     except JsonRefused as refusal:
         ended = refusal.reason
-    took_s = perf_counter() - started
+    took_s = thread_time() - started
 
     assert ended == reason
     assert took_s < 2
@@ -260,10 +260,10 @@ def test_a_flat_record_costs_little_more_than_reading_it():
     def cost_s(read: Any) -> float:
         best = 1.0
         for _ in range(50):
-            started = perf_counter()
+            started = thread_time()
             for _ in range(20):
                 read(body)
-            best = min(best, perf_counter() - started)
+            best = min(best, thread_time() - started)
         return best
 
     assert cost_s(parse) < 5 * cost_s(orjson.loads)

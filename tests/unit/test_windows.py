@@ -19,6 +19,7 @@ from nightproof.watch.windows import (
     next_beat,
     quantile,
     roll_up,
+    slower_than,
     span_for,
     sparse,
 )
@@ -182,3 +183,8 @@ def test_what_happened_between_two_looks_is_in_the_window_of_its_service_and_of_
     assert mine.counts == {"answered": 1, "failed": 1, "failure.model_timeout": 1, "event.worker_gone": 1}
     assert sum(mine.histograms["duration"].values()) == 1, "failures do not count as quick answers"
     assert mine.gauges == {"queue_depth": Span(1, 3.0, 3.0, 3.0)}
+
+
+@pytest.mark.parametrize(("limit", "above"), [(0.5, 8), (1.0, 6), (1.5, 4), (2.0, 2), (9.0, 2)])
+def test_what_is_slower_than_a_limit_is_counted_to_a_part_of_a_bucket(limit: float, above: int):
+    assert slower_than(limit, [4, 4, 2], [1.0, 2.0]) == above

@@ -62,6 +62,8 @@ class InputVerdict(msgspec.Struct, omit_defaults=True):
     """Each check's own time."""
     tokens: int = 0
     """Estimate of what the messages cost, before the upstream says."""
+    scores: dict[str, float] = {}
+    """What each check that scores said of the user's last message, whether or not that was a finding."""
 
 
 class OutputTask(msgspec.Struct, tag="output", tag_field="task"):

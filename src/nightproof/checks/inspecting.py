@@ -25,8 +25,11 @@ from nightproof.declare.chat_words import BUILT_IN_CHECKS
 
 Channel = Literal["user", "document", "tool"]
 CHANNELS: tuple[Channel, ...] = ("user", "document", "tool")
+<<<<<<< HEAD
 DEFAULT_CHECKS = BUILT_IN_CHECKS
 """What a service that says nothing has."""
+=======
+>>>>>>> b1f5854b29d4ea92bc37505cc115d413962c78b2
 
 _FAILURES = {"hidden_text": "hidden_text", "secrets": "personal_data", "personal": "personal_data"}
 _CAN_REDACT = ("hidden_text", "secrets", "personal")
@@ -58,6 +61,8 @@ class Inspection(msgspec.Struct):
     """Checks without a verdict that count as passed."""
     check_us: dict[str, int] = {}
     """Each check's own time; `forms` is what all of them share."""
+    scores: dict[str, float] = {}
+    """What the checks that score said of the user's last message, found or not."""
 
 
 class _Seen(NamedTuple):
@@ -98,12 +103,20 @@ class Inspector:
         calibration: Path | None = None,
         adapters: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
-        """Prepare the checks; a built-in one that is not named is as in `DEFAULT_CHECKS`."""
+        """Prepare the checks; a built-in one that is not named is as in `BUILT_IN_CHECKS`."""
         self._calibration = thresholds.read(calibration)
+<<<<<<< HEAD
         self._adapters: list[Adapter] = []
         self._checks = [
             _Check(name, about, self._look_of(name, about, adapters or {}), _is_adapted(name, about))
             for name, about in (DEFAULT_CHECKS | dict(checks)).items()
+=======
+        self._scores: dict[str, float] = {}
+        """What the scoring checks say of the input that is looked at now."""
+        self._checks = [
+            _Check(name, about, self._look_of(name, about, adapters or {}))
+            for name, about in (BUILT_IN_CHECKS | dict(checks)).items()
+>>>>>>> b1f5854b29d4ea92bc37505cc115d413962c78b2
             if about.action != "off"
         ]
         self._warm_up()
@@ -111,6 +124,7 @@ class Inspector:
     def inspect(self, texts: Sequence[Untrusted]) -> Inspection:
         """Say what the checks find in the texts of one request."""
         told = Inspection(findings=[], redacted={}, bypassed=[], check_us={})
+        self._scores = told.scores
         began = clock.precise_us()
         seen = [_Seen(text, views(text.text)) for text in texts]
         told.check_us["forms"] = clock.precise_us() - began
@@ -156,7 +170,11 @@ class Inspector:
             for text in (Untrusted("Is this on?", each, "") for each in CHANNELS)
         ]
         for check in self._checks:
+<<<<<<< HEAD
             if not check.is_adapted:
+=======
+            if check.name in BUILT_IN_CHECKS and not check.about.adapter:
+>>>>>>> b1f5854b29d4ea92bc37505cc115d413962c78b2
                 check.look(seen)
 
     def _run(self, check: _Check, seen: Sequence[_Seen], told: Inspection) -> tuple[list[_Spotted], str]:
@@ -207,7 +225,11 @@ class Inspector:
     def _look_of(
         self, name: str, about: InputCheckDescription, adapters: Mapping[str, Callable[..., Any]]
     ) -> _Look:
+<<<<<<< HEAD
         if _is_adapted(name, about):
+=======
+        if about.adapter or name not in BUILT_IN_CHECKS:
+>>>>>>> b1f5854b29d4ea92bc37505cc115d413962c78b2
             return self._adapted(name, about, adapters)
         if about.action == "redact" and name not in _CAN_REDACT:
             raise DeclarationError(
@@ -233,7 +255,7 @@ class Inspector:
         else:
             raise DeclarationError(
                 f"The check {name!r} is not built in, and its adapter {about.adapter!r} is not there.",
-                hint=f"Built in are {', '.join(DEFAULT_CHECKS)}; adapters are a URL or module:function.",
+                hint=f"Built in are {', '.join(BUILT_IN_CHECKS)}; adapters are a URL or module:function.",
             )
         adapter = Adapter(name, ask)
         self._adapters.append(adapter)
@@ -258,6 +280,8 @@ class Inspector:
                 known = None
             threshold = declared or (known.threshold if known else model.load(question).threshold)
             best = model.load(question).score(one.views)
+            if one.text.channel == "user":
+                self._scores["injection_model"] = best.score  # of the last one, in the end
             if best.score > threshold:
                 found.append(_Spotted(at, question, best.view, best.score))
         return found

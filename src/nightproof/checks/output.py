@@ -23,13 +23,23 @@ class OutputChecks:
     def __init__(self, description: Description) -> None:
         self._schema = json_schema.compile(description.output_schema)
         self._holds = self._schema.holds
-        self._answers_text = description.chat is not None and not description.chat.is_typed
+        self._chat = description.chat
         self._floor = description.confidence_floor
         self._confidence_field = description.confidence_field
 
     def judge_constant(self, output: bytes) -> Verdict:
-        """Judge the answer of a `fallback.constant`; of a chat without types that is a text."""
-        return Verdict() if self._answers_text else self.judge(output)
+        """Judge the answer of a `fallback.constant`; of a chat without types that is a text, held to its rules."""
+        chat = self._chat
+        if chat is None or chat.is_typed:
+            return self.judge(output)
+        from nightproof.checks.leaving import CompiledRules, OutputScanner  # of chat services only
+        from nightproof.checks.prompt_shadow import PromptShadow
+
+        prompt = PromptShadow(chat.prompt, chat.output.sayable)
+        scanner = OutputScanner(CompiledRules(chat.output), canary="", prompt=prompt)
+        scanner.feed(msgspec.json.decode(output, type=str))
+        scanner.end()
+        return Verdict("unsafe_output", scanner.stopped) if scanner.stopped else Verdict()
 
     def judge(self, output: bytes) -> Verdict:
         """Judge one answer. An answer that is no JSON, or has NaN, does not get out."""

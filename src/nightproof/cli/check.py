@@ -16,6 +16,7 @@ from nightproof.base.errors import DeclarationError
 from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
 from nightproof.cli import show
+from nightproof.cli.check_chat import Findings, look_closer_at_chat, upstream_rows
 from nightproof.declare.describe import Description
 from nightproof.releases.gate import Finding, Policy, decide
 from nightproof.settings.settings import WorkerSettings
@@ -29,23 +30,19 @@ from nightproof.workers.pool import Pool
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(folder: Path, as_json: bool) -> None:
     """Load a service folder in a worker, run its golden cases, and say what is wrong. Exit 1 if it cannot be served."""
-    found = _Findings()
+    found = Findings()
     try:
         formats, description, load_s = _run(folder)
         _tell_formats(formats, found)
         _look_closer(description, folder, found)
+        if description.chat is not None:
+            look_closer_at_chat(description, folder, found)
     except DeclarationError as error:
         found.errors.append({"what": error.text, "do": error.hint})
         description, load_s = None, 0.0
     _print(folder, description, load_s, found, as_json=as_json)
     if found.errors:
         sys.exit(1)
-
-
-class _Findings:
-    def __init__(self) -> None:
-        self.errors: list[dict[str, str]] = []
-        self.advice: list[dict[str, str]] = []
 
 
 def _run(folder: Path) -> tuple[list[Finding], Description, float]:
@@ -74,13 +71,13 @@ async def _load(folder: Path) -> tuple[list[Finding], Description, float]:
     return formats, description, took_s
 
 
-def _tell_formats(formats: list[Finding], found: _Findings) -> None:
+def _tell_formats(formats: list[Finding], found: Findings) -> None:
     """Say what the gate of releases would say of the files, with the usual settings."""
     for one in decide(formats, Policy()).refusing:
         found.errors.append({"what": f"{one.subject}: {one.text}", "do": one.hint})
 
 
-def _look_closer(description: Description, folder: Path, found: _Findings) -> None:
+def _look_closer(description: Description, folder: Path, found: Findings) -> None:
     """Check what needs no worker, and advise on what would be missed at night."""
     try:
         InputChecks(description)
@@ -97,7 +94,7 @@ def _look_closer(description: Description, folder: Path, found: _Findings) -> No
                     "do": "Give an answer that fits the output's schema and is at or above confidence_floor.",
                 }
             )
-    if not description.golden_cases:
+    if not description.golden_cases and description.chat is None:
         found.advice.append(
             {
                 "what": "golden.jsonl is missing or empty: a worker that answers wrongly would not be noticed.",
@@ -122,7 +119,7 @@ def _look_closer(description: Description, folder: Path, found: _Findings) -> No
 
 
 def _print(
-    folder: Path, description: Description | None, load_s: float, found: _Findings, *, as_json: bool
+    folder: Path, description: Description | None, load_s: float, found: Findings, *, as_json: bool
 ) -> None:
     if as_json:
         told: dict[str, Any] = {
@@ -142,6 +139,9 @@ def _print(
             f"[bold green]ok[/] {show.plain(str(folder))} declares service {description.service!r}:"
             f" loaded in {load_s:.1f} s, {description.golden_cases} golden cases hold"
         )
+        if description.chat is not None:
+            columns = ["upstream", "model", "at", "key"]
+            show.table("asked in this order", columns, upstream_rows(description.chat))
     for one in found.advice:
         show.console.print("[yellow]advice:[/]", end=" ")
         show.console.print(f"{one['what']}\n  → {one['do']}", markup=False)

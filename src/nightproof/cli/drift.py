@@ -69,7 +69,7 @@ def _print_one(told: dict[str, Any]) -> None:
         show.console.print(f"since {told['since']}: {show.plain(', '.join(told['features']))}")
     if about is not None:
         kinds = {
-            "reference": "reference.parquet",
+            "reference": "the reference",
             "live": "the first live rows",
             "learning": "live rows, still",
         }

@@ -19,6 +19,7 @@ import click
 import msgspec
 
 from nightproof.base.errors import DeclarationError, NightproofError
+from nightproof.cli.scaffold.chat_starter import chat_starter_files
 from nightproof.cli.scaffold.children import ask
 from nightproof.cli.scaffold.plan import Claim, Plan, Proof, Question, Sklearn, Unfit
 from nightproof.cli.scaffold.render import readme_text, service_text
@@ -45,6 +46,7 @@ _OTHERS = {
 @click.option(
     "--mask", multiple=True, metavar="COLUMN", help="write no value of this column; may be repeated"
 )
+@click.option("--chat", is_flag=True, help="a chat service: a prompt on an LLM, with checks and fallbacks")
 @click.option(
     "--rows",
     type=click.IntRange(0, 1_000_000),
@@ -66,6 +68,7 @@ def new(
     data: Path | None,
     target: str,
     mask: tuple[str, ...],
+    chat: bool,
     rows: int,
     timeout_s: float,
 ) -> None:
@@ -74,13 +77,20 @@ def new(
     \b
     nightproof new credit --model model.joblib --data train.csv --target default
     nightproof new mine
+    nightproof new helper --chat
 
     Opening a joblib or pickle file runs the code inside it: use files whose maker you trust.
     """
     folder = Path(name)
+    if chat and (model is not None or data is not None or target or mask):
+        raise click.UsageError(
+            "--chat is for services that ask an LLM: --model and its options go without it."
+        )
     _refuse_bad_usage(folder, model, data, target=target, mask=mask)
     try:
-        if model is None or data is None:
+        if chat:
+            _write_chat_starter(folder)
+        elif model is None or data is None:
             _write_starter(folder)
         else:
             question = Question(source=str(model), data=str(data), target=target, mask=list(mask), rows=rows)
@@ -123,6 +133,15 @@ def _write_starter(folder: Path) -> None:
             _write(staging / place, text)
     click.echo(
         f"Wrote {folder}/: a starter with a small model in plain Python. Replace its parts with yours."
+    )
+
+
+def _write_chat_starter(folder: Path) -> None:
+    with _built_beside(folder) as staging:
+        for place, text in chat_starter_files(folder.name).items():
+            _write(staging / place, text)
+    click.echo(
+        f"Wrote {folder}/: a chat service with a stand-in for the model. Look for REVIEW in its service.py."
     )
 
 

@@ -262,9 +262,7 @@ def _print(told: dict[str, Any], state: Path, url: str | None, asked: Asked, *, 
         show.trouble(told["text"], told["hint"])
     notes = [one for one in findings if one not in refusing and one["kind"] != "pickle"]
     for one in notes[:_SHOWN_NOTES]:
-        word = {"evidence": "seen", "schema_additive": "types", "schema_breaking": "types"}.get(
-            one["kind"], "note"
-        )
+        word = _NOTES.get(one["kind"], "note")
         subject = f"{one['subject']}: " if one["subject"] else ""
         show.console.print(f"[yellow]{word}:[/] {show.plain(subject + one['text'])}", soft_wrap=True)
     if len(notes) > _SHOWN_NOTES:
@@ -283,6 +281,15 @@ def _print(told: dict[str, Any], state: Path, url: str | None, asked: Asked, *, 
             soft_wrap=True,
             markup=False,
         )
+
+
+_NOTES = {
+    "evidence": "seen",
+    "schema_additive": "types",
+    "schema_breaking": "types",
+    "chat_changed": "chat",
+    "chat_breaking": "chat",
+}
 
 
 def _refuses(finding: dict[str, Any], asked: Asked) -> bool:

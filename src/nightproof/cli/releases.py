@@ -40,6 +40,7 @@ def releases_list(state: Path, url: str | None, as_json: bool, service: str) -> 
     if as_json:
         show.as_json(found)
         return
+    has_chats = any(one.get("asks") for one in found)
     rows = [
         [
             one["service"],
@@ -50,6 +51,7 @@ def releases_list(state: Path, url: str | None, as_json: bool, service: str) -> 
             one.get("made_by", ""),
             one.get("signed_by", ""),
             ("yes" if one["files_here"] else "collected"),
+            *([one.get("asks", "")] if has_chats else []),
             one.get("trouble", "") or one.get("reason", ""),
         ]
         for one in found
@@ -63,6 +65,7 @@ def releases_list(state: Path, url: str | None, as_json: bool, service: str) -> 
         "by",
         "signed by",
         "files",
+        *(["asks"] if has_chats else []),
         "reason or trouble",
     ]
     show.table("", columns, rows)

@@ -51,6 +51,7 @@ CALLER_PARAMETERS = (
 )
 """What callers may set unless the service says otherwise: nothing here makes several answers of one, or stores it."""
 CallerSystem = Literal["as_user", "refuse"]
+_CHECKS_MS = 2_000
 _FALLBACKS = ("previous_release", "last_good", "constant")
 
 
@@ -60,7 +61,8 @@ class ChatService(Endpoint):
     `prompt` is the operator's system prompt, as a text or as the `Path` of a file beside service.py. With `input`,
     `output` and `template` (all three) it answers `/services/NAME/predict` too: the template's `{field}` stand for
     the input's fields, and the answer is parsed and validated as the output. Times are milliseconds; `deadline_ms`
-    is the whole request's, `predict_timeout_ms` a worker's for its checks. `docs/chat.md` tells every option.
+    is the whole request's, `predict_timeout_ms` a worker's for its checks, 2,000 unless
+    given. `docs/chat.md` tells every option.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class ChatService(Endpoint):
         fallbacks: Sequence[Fallback] = (),
         objective: Objective | None = None,
         deadline_ms: int = 60_000,
-        predict_timeout_ms: int = 2_000,
+        predict_timeout_ms: int | None = None,
         max_batch: int = 64,
         max_items: int = 16,
         workers: tuple[int, int] | None = None,
@@ -105,7 +107,9 @@ class ChatService(Endpoint):
         super().__init__(
             name,
             deadline_ms=deadline_ms,
-            predict_timeout_ms=min(predict_timeout_ms, deadline_ms),
+            predict_timeout_ms=(
+                predict_timeout_ms if predict_timeout_ms is not None else min(_CHECKS_MS, deadline_ms)
+            ),
             fallbacks=fallbacks,
             objective=objective,
             max_batch=max_batch,

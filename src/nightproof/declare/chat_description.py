@@ -60,7 +60,7 @@ class InputCheckDescription(msgspec.Struct, frozen=True, kw_only=True):
     """One built-in check of what comes in."""
 
     action: CheckAction
-    budget_ms: float = 50.0
+    budget_ms: float = 1_000.0
     """Of a built-in check processor time, for each 16,384 characters begun; of an adapter time on the wall's clock."""
     when_fails: WhenFails = "closed"
     threshold: float = 0.0
@@ -77,6 +77,13 @@ class OutputRules(msgspec.Struct, frozen=True, kw_only=True):
     banned: list[str] = []
     """Regular expressions (RE2) that no answer may hold."""
     html: Literal["remove", "allow"] = "remove"
+    bare_hosts: Literal["inert", "keep"] = "inert"
+    """What becomes of `example.com` without a scheme, which some clients make a link of. Code holds many words that
+    look like one (`user.id`): keep them where the client does not make links of plain text."""
+    prompt_leak: Literal["withhold", "flag", "off"] = "withhold"
+    """What is done when an answer repeats the system prompt."""
+    sayable: list[str] = []
+    """Passages of the system prompt that answers may repeat word for word, such as opening hours."""
     secrets: Literal["withhold", "redact", "flag", "off"] = "withhold"
     personal: Literal["withhold", "redact", "flag", "off"] = "flag"
     max_chars: int = 262_144

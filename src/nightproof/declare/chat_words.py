@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import Any, cast, get_args
 
-import re2
+import msgspec
 
 from nightproof.base.errors import DeclarationError
 from nightproof.declare.chat_description import (
@@ -31,19 +31,20 @@ Check = InputCheckDescription
 Tool = ToolDescription
 
 BUILT_IN_CHECKS: dict[str, InputCheckDescription] = {
-    "hidden_text": Check(action="refuse"),
-    "injection_rules": Check(action="refuse"),
-    "injection_model": Check(action="flag"),
-    "personal": Check(action="flag"),
-    "secrets": Check(action="redact"),
+    "hidden_text": Check(action="refuse", budget_ms=1_000),
+    "injection_rules": Check(action="refuse", budget_ms=1_000),
+    "injection_model": Check(action="flag", budget_ms=2_000),
+    "secrets": Check(action="redact", budget_ms=1_000),
+    "personal": Check(action="flag", budget_ms=1_000),
 }
-"""What looks at every input unless the service says otherwise: rules refuse, the model layer flags."""
+"""What looks at every input unless the service says otherwise: rules refuse, the model layer flags, keys are taken out.
+Budgets of local checks are for the longest prompt on a busy machine."""
 
 _ADAPTER = re.compile(r"https?://[^\s@]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _CHECK_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
-_CAN_REDACT = frozenset(("personal", "secrets"))
+_CAN_REDACT = frozenset(("hidden_text", "personal", "secrets"))
 
 _KEYS = re.compile(
     r"\bsk-[A-Za-z0-9_-]{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}"
@@ -60,7 +61,10 @@ def checks_of(service: str, given: Any) -> dict[str, InputCheckDescription]:
     """Return every built-in check with what the declaration says over it, and its adapters."""
     checks = dict(BUILT_IN_CHECKS)
     for name, said in dict(given or {}).items():
-        check = Check(action=cast(CheckAction, said)) if isinstance(said, str) else said
+        check = said
+        if isinstance(said, str):
+            usual = BUILT_IN_CHECKS.get(name, Check(action="flag"))
+            check = msgspec.structs.replace(usual, action=cast(CheckAction, said))
         where = f"checks[{name!r}]"
         if not isinstance(check, InputCheckDescription):
             raise _wrong(service, where, said, "Give an action, or Check(action=…, when_fails=…).")
@@ -76,7 +80,7 @@ def checks_of(service: str, given: Any) -> dict[str, InputCheckDescription]:
         if check.action == "redact" and name in BUILT_IN_CHECKS and name not in _CAN_REDACT:
             raise DeclarationError(
                 f"Service {service!r}: {name} finds attacks, and these cannot be taken out of a text.",
-                hint="Use refuse, flag or off; redact is for personal and secrets.",
+                hint="Use refuse, flag or off; redact is for personal, secrets and hidden_text.",
             )
         if check.when_fails not in get_args(WhenFails):
             raise _wrong(service, f"{where}.when_fails", check.when_fails, "Use closed or open.")
@@ -107,6 +111,8 @@ def refuse_bad_rules(service: str, rules: Any) -> None:
                 host,
                 "Give a host in lower case without scheme or path: shop.example, or *.shop.example.",
             )
+    import re2  # only where there are rules to compile
+
     options = re2.Options()
     options.log_errors = False
     for pattern in _texts(service, "rules.banned", rules.banned):
@@ -124,8 +130,11 @@ def refuse_bad_rules(service: str, rules: Any) -> None:
             raise _wrong(
                 service, "rules.banned", pattern, "It fits the empty text, so every answer would be withheld."
             )
+    _texts(service, "rules.sayable", rules.sayable)
     for word, value, choices in (
         ("html", rules.html, ("remove", "allow")),
+        ("bare_hosts", rules.bare_hosts, ("inert", "keep")),
+        ("prompt_leak", rules.prompt_leak, ("withhold", "flag", "off")),
         ("secrets", rules.secrets, ("withhold", "redact", "flag", "off")),
         ("personal", rules.personal, ("withhold", "redact", "flag", "off")),
     ):

@@ -18,6 +18,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _ENV = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
 _FILE = re.compile(r"file:/.+")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]+")
+_PROXY = re.compile(r"http://[A-Za-z0-9.\[\]:_-]+:[0-9]{1,5}/?")
 _ROUTE = "/chat/completions"
 PORT_MARK = "{port}"
 NOT_PARAMETERS = frozenset(("messages", "model", "stream", "stream_options", "n"))
@@ -35,6 +36,8 @@ def openai(
     idle_ms: int = 15_000,
     total_ms: int = 60_000,
     http2: bool = False,
+    proxy: str = "",
+    private: bool = False,
     max_in_flight: int = 256,
     input_price: float = 0.0,
     output_price: float = 0.0,
@@ -43,9 +46,13 @@ def openai(
     """Ask an OpenAI-compatible API, hosted or your own: `base_url` ends where `/chat/completions` would begin.
 
     `secret` says where its key is, `env:NAME` or `file:/PATH`; the key itself is never part of a service. Prices are
-    per million tokens; `parameters` are sent to this upstream only, over the service's own.
+    per million tokens; `parameters` are sent to this upstream only, over the service's own. `proxy` is
+    `http://host:port`, for calls of HTTP/1.1; with `private` its name may come to an address of a private network.
     """
     _refuse_bad_name(name)
+    if proxy and (not isinstance(proxy, str) or not _PROXY.fullmatch(proxy) or http2):
+        # Not quoted: it may hold a password.
+        raise _wrong(name, "proxy cannot be used", "Give http://host:port without credentials, and no http2.")
     return _made(
         name,
         base_url=_url(name, base_url),
@@ -56,6 +63,8 @@ def openai(
         idle_ms=idle_ms,
         total_ms=total_ms,
         http2=http2,
+        proxy=proxy,
+        private=private,
         max_in_flight=max_in_flight,
         input_price=input_price,
         output_price=output_price,

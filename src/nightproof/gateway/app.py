@@ -205,6 +205,13 @@ class Gateway:
     def _chat_routes(self, client: str = "") -> ChatRoutes:
         """Return the routes of chat services; what they need is loaded with the first such service only."""
         if self._chats is None:
+            if self._house.starting:
+                raise Fault(
+                    "The server is starting; its services are still loading.",
+                    failure="model_unavailable",
+                    hint="Retry in a moment.",
+                    retry_after_s=1.0,
+                )
             if not any(served.live.chat for served in self._house.services.values()):
                 self._runtime.connection_refused("unknown_service", client)
                 raise Refusal(

@@ -119,7 +119,9 @@ class ChatRoutes:
         served = [
             (one.name, one.live.label)
             for one in self._house.services.values()
-            if one.live.chat is not None and (not caller.services or one.name in caller.services)
+            if one.live.chat is not None
+            and not one.live.chat.description.is_typed
+            and (not caller.services or one.name in caller.services)
         ]
         headers: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
         if not name:

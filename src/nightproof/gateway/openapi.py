@@ -62,7 +62,11 @@ def document(
     paths |= _v2_server_paths()
     for description, _ in of_records:
         paths |= _v2_model_paths(description)
-    chats = [(description.service, description.chat) for description, _ in services if description.chat]
+    chats = [
+        (description.service, description.chat)
+        for description, _ in services
+        if description.chat and not description.chat.is_typed
+    ]
     tags = [
         {"name": "services", "description": "One record or a list of them in, answers out."},
         {"name": "v2", "description": "Open Inference Protocol v2, with the binary tensor extension."},

@@ -6,8 +6,6 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from nightproof.base.clock import utc_now
 from nightproof.base.errors import SettingError
 from nightproof.settings.settings import ServerSettings
@@ -71,6 +69,8 @@ def _context(settings: ServerSettings) -> ssl.SSLContext:
 
 
 def _not_after(path: Path) -> datetime:
+    from cryptography import x509  # only a server with a certificate waits for it at its start
+
     try:
         chain = x509.load_pem_x509_certificates(path.read_bytes())
     except (ValueError, OSError) as error:

@@ -1,9 +1,10 @@
 """How many calls one upstream is sent at once: found by its own signals, since its latency says nothing (AIMD).
 
 Called by `pipeline.upstreams`, for one upstream and model. More while calls succeed and the limit is in use, fewer
-when the upstream says or shows that it has too many. Promises that calls inside never exceed the limit at their
-entry, and that a place is given back exactly once. Who does not get a place may wait in line: that is the caller's
-part, here is only the count. Never waits, never reads the clock.
+when the upstream says or shows that it has too many. Until it does so for the first time the limit doubles with each
+round of answers (slow start): a server that has just started must not keep a burst of long streams in line. Promises
+that calls inside never exceed the limit at their entry, and that a place is given back exactly once. Who does not get
+a place may wait in line: that is the caller's part, here is only the count. Never waits, never reads the clock.
 
 >>> limit = Concurrency(most=32)
 >>> limit.enter(), limit.in_flight, limit.limit
@@ -18,6 +19,8 @@ Signal = Literal["good", "refused", "slow", "none"]
 """How a call ended, for the limit: answered; the upstream refused or could not be reached; no answer in time; else."""
 
 _STEP = 4.0
+_STARTING_STEP = 2.0
+"""Each new stream that has begun makes room for two more."""
 _CUT = {"refused": 0.7, "slow": 0.9}
 _BETWEEN_CUTS_S = 1.0
 
@@ -28,13 +31,14 @@ class Concurrency:
     Its one lock is the event loop: all methods are called on the loop's thread and none awaits.
     """
 
-    __slots__ = ("_cut_s", "_in_flight", "_least", "_limit", "_most")
+    __slots__ = ("_cut_s", "_in_flight", "_is_starting", "_least", "_limit", "_most")
 
     def __init__(self, *, start: float = 16.0, least: float = 2.0, most: float = 256.0) -> None:
         self._most = max(1.0, most)
         self._least = min(least, self._most)
         self._limit = min(start, self._most)
         self._in_flight = 0
+        self._is_starting = True
         self._cut_s = float("-inf")
 
     @property
@@ -65,14 +69,19 @@ class Concurrency:
         self._in_flight += 1
         return True
 
+    def answered(self) -> None:
+        """See an answer begin while its call stays inside: for a stream that says as much as its end."""
+        if self._in_flight >= self._limit / 2:
+            step = _STARTING_STEP if self._is_starting else _STEP / self._limit
+            self._limit = min(self._most, self._limit + step)
+
     def leave(self, signal: Signal, *, now: float) -> None:
         """Give the place back, and let the limit learn from how the call ended."""
-        in_flight = self._in_flight
-        self._in_flight = in_flight - 1
         if signal == "good":
-            if in_flight >= self._limit / 2:
-                self._limit = min(self._most, self._limit + _STEP / self._limit)
-        elif signal != "none" and now - self._cut_s >= _BETWEEN_CUTS_S:
+            self.answered()
+        self._in_flight -= 1
+        if signal in _CUT and now - self._cut_s >= _BETWEEN_CUTS_S:
+            self._is_starting = False
             self._cut_s = now
             self._limit = max(self._least, self._limit * _CUT[signal])
 

@@ -7,7 +7,7 @@ service: a server without one has no HTTP client and no scanner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,11 @@ import msgspec
 from nightproof.base.clock import utc_us
 from nightproof.base.deadlines import Deadlines
 from nightproof.base.errors import DeclarationError, StateError
+from nightproof.declare.chat_description import ChatDescription
 from nightproof.declare.describe import Description
 from nightproof.pipeline.chat_values import ChatRelease
 from nightproof.pipeline.house import House
+from nightproof.settings.settings import WorkerSettings
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
 from nightproof.storage.usage_store import UsageStore
@@ -26,20 +28,24 @@ from nightproof.watch.log import log
 from nightproof.watch.upstreams import UpstreamPicture
 
 if TYPE_CHECKING:
-    from nightproof.workers.upstream.command import Command
+    from nightproof.checks.leaving import CompiledRules
+    from nightproof.checks.prompt_shadow import PromptShadow
+    from nightproof.pipeline.upstreams import Upstreams
+    from nightproof.workers.upstream.command import ServedCommand
 
+_UP_WITHIN_S = 30.0
 _NO_EXTRA = "Install the extra: pip install 'nightproof[chat]'."
 
 
 class Chats:
     """The rooms of chat services. Used on the event loop's thread only."""
 
-    def __init__(self, state: StateFolder, house: House, *, observe: Callable[..., None]) -> None:
+    def __init__(self, state: StateFolder, house: House, settings: WorkerSettings) -> None:
         self._state = state
         self._house = house
-        self._observe = observe
+        self._settings = settings
         self._store: UsageStore | None = None
-        self._commands: dict[int, dict[str, Command]] = {}
+        self._commands: dict[int, dict[str, ServedCommand]] = {}
         """By the identity of a release's chain, and the upstream's name."""
         self._keeping = asyncio.Lock()
 
@@ -51,33 +57,44 @@ class Chats:
         chat = description.chat
         if chat is None:
             return None
-        try:
-            from nightproof.checks.canary import PromptShadow
-            from nightproof.checks.leaving import CompiledRules
-            from nightproof.pipeline.upstreams import Upstreams
-            from nightproof.workers.upstream.command import Command
-        except ImportError as error:
-            raise DeclarationError(f"Chat services need {error.name}.", hint=_NO_EXTRA) from error
+        # Off the loop: what is loaded and compiled here takes a good part of a second, and others are served meanwhile.
+        rules, shadow, upstreams = await asyncio.to_thread(_compiled, chat)
         await self._open_store()
         if self._house.upstreams is None:
-            self._house.upstreams = Upstreams(Deadlines())
-        commands = {
-            one.name: Command(one, cwd=folder, observe=self._observe, service=description.service)
-            for one in chat.upstreams
-            if one.command
-        }
-        addresses = _Addresses(commands)
+            self._house.upstreams = upstreams
+        addresses: dict[str, str] = {}
+        commands = self._commands_of(chat, folder, addresses)
         chain = self._house.upstreams.chain(chat, addresses)
         self._commands[id(chain)] = commands
-        release = ChatRelease(
-            description=chat, chain=chain, rules=CompiledRules(chat.output), shadow=PromptShadow(chat.prompt)
-        )
+        release = ChatRelease(description=chat, chain=chain, rules=rules, shadow=shadow)
+        for one in commands.values():
+            one.start()
         try:
-            await asyncio.gather(*(one.start() for one in commands.values()))
+            # One that is not up by then is asked no sooner; the next upstreams and the fallbacks answer meanwhile.
+            await asyncio.gather(*(one.ready(_UP_WITHIN_S) for one in commands.values()))
         except BaseException:
             await self.let_go(release)
             raise
         return release
+
+    def _commands_of(
+        self, chat: ChatDescription, folder: Path, addresses: dict[str, str]
+    ) -> dict[str, ServedCommand]:
+        if not any(one.command for one in chat.upstreams):
+            return {}
+        from nightproof.workers.upstream.command import ServedCommand
+
+        return {
+            one.name: ServedCommand(
+                one,
+                addresses,
+                self._settings,
+                folder=folder,
+                report=lambda name, text: log("upstream_command", upstream=name, said=text),
+            )
+            for one in chat.upstreams
+            if one.command
+        }
 
     async def let_go(self, release: ChatRelease | None) -> None:
         """End what a release had, when it is served no more."""
@@ -142,7 +159,7 @@ class Chats:
                     limit=one.limit,
                     pause_s=one.pause_s,
                     last_failure=" ".join(part for part in (one.last_failure, one.last_detail) if part),
-                    command_trouble=commands[one.name].trouble if one.name in commands else "",
+                    command_trouble=_trouble(commands.get(one.name)),
                 )
                 for one in chat.chain.snapshot()
             ]
@@ -169,20 +186,23 @@ class Chats:
         return f"<Chats of {len(self._commands)} releases>"
 
 
-class _Addresses(Mapping[str, str]):
-    """Where the programs listen now; one that is down has no address."""
+def _trouble(command: ServedCommand | None) -> str:
+    """Say why a program does not stay up; empty where it does, or there is none."""
+    if command is None or not command.has_failed:
+        return ""
+    picture = command.snapshot()
+    return f"its program does not stay up after {picture.starts} starts: {picture.last_end or 'it does not answer'}"
 
-    def __init__(self, commands: Mapping[str, Command]) -> None:
-        self._commands = commands
 
-    def __getitem__(self, name: str) -> str:
-        address = self._commands[name].address
-        if not address:
-            raise KeyError(name)
-        return address
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, one in self._commands.items() if one.address)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+def _compiled(chat: ChatDescription) -> tuple[CompiledRules, PromptShadow, Upstreams]:
+    """Load what chat services need, and compile a release's rules."""
+    try:
+        from nightproof.checks.leaving import CompiledRules
+        from nightproof.checks.prompt_shadow import PromptShadow
+        from nightproof.checks.text import personal, secrets
+        from nightproof.pipeline.upstreams import Upstreams
+        from nightproof.workers.upstream import http1  # noqa: F401 - takes long, and is asked for on the loop next
+    except ImportError as error:
+        raise DeclarationError(f"Chat services need {error.name}.", hint=_NO_EXTRA) from error
+    rules = CompiledRules(chat.output, secrets=secrets.patterns(), personal=personal.patterns())
+    return rules, PromptShadow(chat.prompt, chat.output.sayable), Upstreams(Deadlines())

@@ -43,6 +43,7 @@ from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
 from nightproof.watch.happened import Happened
 from nightproof.watch.log import log
+from nightproof.watch.windows import FINE_BOUNDS_S, slower_than
 from nightproof.workers.engine import Job, Origin
 from nightproof.workers.pool import Pool
 
@@ -302,6 +303,11 @@ class Services:
         endings = self._house.meters.endings_of(service, self._house.services[service].live.label)
         bad = sum(endings.get(ending, 0) for ending in _BAD_ENDINGS)
         return bad, bad + endings.get("answered", 0)
+
+    def slow_before(self, service: str, limit_s: float) -> tuple[int, int]:
+        """Return how many answers of the service took longer since the start, and how many there were."""
+        counts = self._house.meters.totals().durations.get(service, [])
+        return (slower_than(limit_s, counts, FINE_BOUNDS_S), sum(counts)) if counts else (0, 0)
 
     def golden_trouble(self, service: str, label: str) -> str:
         """Say that every worker of a loaded release answers a golden case wrongly; empty where that is not so."""

@@ -10,6 +10,7 @@ import asyncio
 import os
 
 from nightproof.base import strictjson
+from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import FieldError, Refusal
 from nightproof.base.values import Caller
 from nightproof.checks.canary import draw_canary
@@ -28,6 +29,7 @@ from nightproof.pipeline.house import House, ServedRelease, ServedService
 from nightproof.pipeline.story import Item, Story
 
 _CANARY_BYTES = 10
+_CANARY_S = 60.0
 _ALWAYS_TAKEN = frozenset({"max_tokens", "max_completion_tokens"})
 """A caller may always ask for less."""
 
@@ -63,21 +65,29 @@ async def accept_chat(story: Story, house: House) -> ChatRequest:
         deadline_s=story.deadline_s,
         size_bytes=len(body),
         boundary=boundary_of(body, house),
-        canary=draw_canary(os.urandom(_CANARY_BYTES)),
+        canary=canary_of(chat),
         ask=ask,
         approved=arrival.approved,
     )
 
 
 def chat_of(release: ServedRelease, story: Story) -> ChatRelease:
-    """Return what the release answers chats with. Raises Refusal where it is no chat service."""
-    if release.chat is None:
+    """Return what the release answers chats with. Raises Refusal where it answers records."""
+    if release.chat is None or release.chat.description.is_typed:
         raise Refusal(
             f"Service {story.service!r} answers records, not chats.",
             failure="unknown_service",
             hint=f"Send its record to POST /services/{story.service}/predict.",
         )
     return release.chat
+
+
+def canary_of(chat: ChatRelease) -> str:
+    """Return the canary of this minute. To make what finds it costs more than the rest of an exchange."""
+    now = monotonic_s()
+    if now >= chat.canary_until_s:
+        chat.canary, chat.canary_until_s = draw_canary(os.urandom(_CANARY_BYTES)), now + _CANARY_S
+    return chat.canary
 
 
 def boundary_of(body: bytes, house: House) -> str:

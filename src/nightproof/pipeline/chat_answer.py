@@ -133,11 +133,12 @@ def judge_whole(
     completion: Completion, request: ChatRequest, story: Story, house: House
 ) -> ChatAnswer | None:
     """Let what may leave of a whole answer leave; None where it is withheld and the item says why."""
-    scanners = [scanner_of(request), scanner_of(request)]
-    texts = [
-        scanner.feed(text) + scanner.end()
-        for scanner, text in zip(scanners, (completion.text, completion.refusal), strict=True)
-    ]
+    scanners = []
+    texts = ["", ""]
+    for place, text in enumerate((completion.text, completion.refusal)):
+        if text:
+            scanners.append(scanner_of(request))
+            texts[place] = scanners[-1].feed(text) + scanners[-1].end()
     answer = ChatAnswer(
         content=texts[0],
         refusal=texts[1],
@@ -163,8 +164,10 @@ def may_leave(
     item, facts = request.item, facts_of(story)
     facts.is_refusal = bool(answer.refusal)
     for scanner in scanners:
-        facts.findings += scanner.findings
-        item.findings = [*item.findings, *(finding.check for finding in scanner.findings)]
+        # That a part is empty is no finding: there may be a tool call, or a refusal, in place of a text.
+        found = [finding for finding in scanner.findings if finding.check != "empty"]
+        facts.findings += found
+        item.findings = [*item.findings, *(finding.check for finding in found)]
         if scanner.stopped:
             item.failure, item.detail = "unsafe_output", scanner.stopped
             return False

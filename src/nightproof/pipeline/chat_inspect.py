@@ -22,6 +22,7 @@ from nightproof.checks.chat_tasks import (
 from nightproof.pipeline.call import ask, take
 from nightproof.pipeline.chat_values import ChatAnswer, ChatFacts, ChatRequest
 from nightproof.pipeline.story import Item, Story
+from nightproof.watch.drift.prompts import prompt_seen
 
 _NO_VERDICT = frozenset(
     {"model_timeout", "model_crash", "model_error", "model_out_of_memory", "invalid_output"}
@@ -47,6 +48,13 @@ async def inspect(request: ChatRequest, story: Story) -> None:
     facts.is_tainted = verdict.is_tainted
     facts.bypassed, facts.check_us = verdict.bypassed, verdict.check_us
     facts.findings += verdict.findings
+    if request.ask.messages:
+        facts.seen = prompt_seen(
+            request.ask.messages,
+            scores=verdict.scores,
+            checks_flagged=[finding.check for finding in verdict.findings],
+            subject=item.subject,
+        )
     request.messages, request.spotlight = verdict.messages, verdict.spotlight
     if verdict.failure:
         item.failure, item.detail, item.errors = verdict.failure, verdict.detail, verdict.errors

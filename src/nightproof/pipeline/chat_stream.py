@@ -14,6 +14,7 @@ import msgspec
 from nightproof.audit.ledger import AuditUnavailable
 from nightproof.audit.record import OPENED, make_entry
 from nightproof.base.clock import monotonic_s, utc_us
+from nightproof.checks.leaving import OutputScanner
 from nightproof.checks.tool_calls import MalformedToolCall, ToolCallAssembler
 from nightproof.pipeline.chat_answer import (
     ask_upstream,
@@ -60,7 +61,7 @@ class _Streaming:
         self._item = request.item
         self._facts = facts_of(story)
         self._text = scanner_of(request)
-        self._refusal = scanner_of(request)
+        self._refusal: OutputScanner | None = None
         self._tools = ToolCallAssembler()
         self._left: list[str] = []
         self._refused: list[str] = []
@@ -106,7 +107,7 @@ class _Streaming:
             if self._facts.has_left:
                 self._house.meters.chat.stream_closed(self._story.service)
         if self._item.failure:
-            self._facts.withheld += self._text.withheld + self._refusal.withheld
+            self._facts.withheld += self._held()
             return
         await self._end()
 
@@ -116,10 +117,11 @@ class _Streaming:
             if delta.tool_calls:
                 self._tools.feed(delta.tool_calls)
             if delta.refusal:
+                self._refusal = self._refusal or scanner_of(self._request)
                 self._refused.append(self._refusal.feed(delta.refusal))
             if delta.text and (piece := self._text.feed(delta.text)):
                 await self._leave(piece)
-            if self._text.stopped or self._refusal.stopped:
+            if any(scanner.stopped for scanner in self._scanners()):
                 return
 
     def _count(self, delta: Delta) -> None:
@@ -133,12 +135,12 @@ class _Streaming:
     async def _end(self) -> None:
         """Judge the answer as a whole, let the rest of it leave, and say how it ended."""
         rest = self._text.end()
-        self._refused.append(self._refusal.end())
+        if self._refusal is not None:
+            self._refused.append(self._refusal.end())
         whole = msgspec.structs.replace(self._so_far(), tool_calls=self._tools.calls())
         whole = msgspec.structs.replace(whole, content=whole.content + rest)
-        scanners = [self._text, self._refusal]
-        if not may_leave(whole, scanners, self._request, self._story, self._house):
-            self._facts.withheld += self._text.withheld + self._refusal.withheld
+        if not may_leave(whole, self._scanners(), self._request, self._story, self._house):
+            self._facts.withheld += self._held()
             return
         if await judge_further(whole, self._request, self._story) is None:
             return
@@ -146,6 +148,13 @@ class _Streaming:
             await self._leave(rest)
         self._item.output = _encode(whole)
         remember_good(self._request)
+
+    def _scanners(self) -> list[OutputScanner]:
+        return [self._text] if self._refusal is None else [self._text, self._refusal]
+
+    def _held(self) -> str:
+        """Return what came and has not left."""
+        return "".join(scanner.withheld for scanner in self._scanners())
 
     async def _leave(self, piece: str) -> None:
         """Send a piece on; where no opening can be recorded, all of it waits for the record of the whole."""

@@ -7,15 +7,13 @@ not fit is sent back with what is wrong. Records of a list are asked one beside 
 from __future__ import annotations
 
 import asyncio
-import os
 
 import msgspec
 
 from nightproof.base.errors import Refusal
-from nightproof.checks.canary import draw_canary
 from nightproof.pipeline.accept import Request, accept
 from nightproof.pipeline.chat import answer_whole
-from nightproof.pipeline.chat_accept import boundary_of, chat_of
+from nightproof.pipeline.chat_accept import boundary_of, canary_of
 from nightproof.pipeline.chat_admit import admit_chat
 from nightproof.pipeline.chat_values import ChatAnswer, ChatAsk, ChatFacts, ChatRequest
 from nightproof.pipeline.check import judge
@@ -33,8 +31,8 @@ async def predict_by_chat(story: Story, house: House) -> None:
     if story.replay is not None:
         story.ending, story.failure = story.replay.ending, story.replay.failure
         return
-    chat = chat_of(request.release, story)
-    if not chat.description.is_typed:
+    chat = request.release.chat
+    if chat is None or not chat.description.is_typed:
         raise Refusal(
             f"Service {story.service!r} answers chats, not records.",
             failure="unknown_service",
@@ -74,7 +72,7 @@ def _of_item(request: Request, item: Item, house: House) -> ChatRequest:
         deadline_s=request.deadline_s,
         size_bytes=request.size_bytes,
         boundary=boundary_of(item.input, house),
-        canary=draw_canary(os.urandom(10)),
+        canary=canary_of(release.chat),
         ask=ChatAsk(service=request.served.name, messages=[]),
         record=msgspec.Raw(item.input),
     )

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from nightproof.watch.drift.prompts import PromptSeen
 from nightproof.workers.upstream.values import Attempt, Usage
 
 if TYPE_CHECKING:  # what these bring along is not loaded by a server without a chat service
     from nightproof.base.values import Caller
-    from nightproof.checks.canary import PromptShadow
     from nightproof.checks.chat_tasks import Finding
     from nightproof.checks.leaving import CompiledRules
+    from nightproof.checks.prompt_shadow import PromptShadow
     from nightproof.declare.chat_description import ChatDescription
     from nightproof.pipeline.house import ServedRelease, ServedService
     from nightproof.pipeline.story import Item
     from nightproof.pipeline.upstreams import Chain
+    from nightproof.watch.drift.prompts import PromptSeen
 
 
 class ChatAsk(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,9 @@ class ChatRelease(msgspec.Struct, eq=False):
     chain: Chain
     rules: CompiledRules
     shadow: PromptShadow
+    canary: str = ""
+    """What the prompt carries now and no answer may: drawn anew every minute, so that upstreams can keep the prompt."""
+    canary_until_s: float = 0.0
     inside: int = 0
     """Exchanges that are with it now: it is not ended before they are."""
 
@@ -91,6 +96,8 @@ class ChatFacts(msgspec.Struct, eq=False):
     """From the first token to the last; 0 of an answer that came whole."""
     is_refusal: bool = False
     """The model itself said no."""
+    seen: PromptSeen | None = None
+    """What the drift watch is shown of it; None of a record, and where the checks gave no verdict."""
     has_left: bool = False
     """A part of the answer is on its way to the caller."""
 

@@ -46,12 +46,14 @@ async def take_labels(story: Story, house: House) -> None:
         labels, story.many = await asyncio.to_thread(_decode, story.body)
     else:
         labels, story.many = _decode(story.body)
+    feedback, description = house.feedback, served.live.engine.description
+    # Whom a label is about is known when its prediction is found. Until then it is recorded without its content,
+    # which else would be sealed for nobody, and stay when that person is erased.
+    is_about_somebody = bool(description.subject_pointers)
     story.items = [
-        Item(place, orjson.dumps({"id": one.request, "item": one.item, "label": one.label}), findings=[])
-        for place, one in enumerate(labels)
+        Item(place, _told(one, whole=not is_about_somebody), findings=[]) for place, one in enumerate(labels)
     ]
     story.mark("accept")
-    feedback, description = house.feedback, served.live.engine.description
     expected = _expected_error(served, house)
     outcomes = await asyncio.wrap_future(
         feedback.offer(labels, description=description, caller=caller, expected_error=expected)
@@ -71,8 +73,15 @@ def _expected_error(served: ServedService, house: House) -> float | None:
     return None if confidence is None else 1 - confidence
 
 
+def _told(label: GivenLabel, *, whole: bool) -> bytes:
+    """Say for the record what was given."""
+    told: dict[str, Any] = {"id": label.request, "item": label.item}
+    return orjson.dumps(told | {"label": label.label} if whole else told)
+
+
 def _end(item: Item, label: GivenLabel, outcome: LabelOutcome) -> None:
-    item.subject = outcome.subject
+    if outcome.subject:
+        item.subject, item.input = outcome.subject, _told(label, whole=True)
     if outcome.became == "refused":
         item.failure, item.detail, item.errors = outcome.failure, outcome.detail, list(outcome.errors)
         return

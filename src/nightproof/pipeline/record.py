@@ -20,7 +20,7 @@ from nightproof.audit.vault import Part
 from nightproof.base.errors import Fault, Refusal
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.values import Reply
-from nightproof.pipeline.chat_record import chat_content, chat_facts
+from nightproof.pipeline.chat_record import chat_content, chat_facts, rows_of, tries_of
 from nightproof.pipeline.house import House
 from nightproof.pipeline.reply import reply_of
 from nightproof.pipeline.story import Item, Story
@@ -61,7 +61,7 @@ async def _keep(story: Story, house: House) -> None:
     spill = house.spill
     may_spill = spill is not None and story.service in house.spilling_services and not story.idem
     if may_spill and not house.ledger.should_try:
-        await spill.append(entry)  # type: ignore[union-attr]
+        await _keep_beside(entry, story, house)
         return
     story.appended = house.ledger.append(entry, others=house.limiter.in_flight)
     try:
@@ -70,8 +70,20 @@ async def _keep(story: Story, house: House) -> None:
     except AuditUnavailable:
         if not may_spill:
             raise
-        story.appended = None
-        await spill.append(entry)  # type: ignore[union-attr]
+        await _keep_beside(entry, story, house)
+
+
+async def _keep_beside(entry: Entry, story: Story, house: House) -> None:
+    """Make the entry durable in the spill. A caller who leaves does not stop it: it is written, and counts, once."""
+    written = asyncio.ensure_future(house.spill.append(entry))  # type: ignore[union-attr]
+    story.appended = written
+    try:
+        await asyncio.shield(written)
+    except asyncio.CancelledError:
+        if not written.done():
+            service = story.service
+            written.add_done_callback(lambda done: _count_failed(done, house, "audit_unavailable", service))
+        raise
 
 
 def record_abandoned(story: Story, house: House) -> None:
@@ -113,13 +125,13 @@ def _count_lost(fault: BaseException, house: House, failure: str, service: str) 
         later.add_done_callback(lambda done: _count_failed(done, house, failure, service))
 
 
-def _count_failed(done: asyncio.Future[int], house: House, failure: str, service: str) -> None:
+def _count_failed(done: asyncio.Future[Any], house: House, failure: str, service: str) -> None:
     """Count an entry that failed with nobody waiting."""
     if not done.cancelled() and (fault := done.exception()) is not None:
         _count_lost(fault, house, failure, service)
 
 
-def _finish_without_its_caller(story: Story, house: House, appended: asyncio.Future[int]) -> None:
+def _finish_without_its_caller(story: Story, house: House, appended: asyncio.Future[Any]) -> None:
     """Finish a story whose caller left while the record was on its way: the ending is the recorded one."""
     if appended.done():
         fault = None if appended.cancelled() else appended.exception()
@@ -157,12 +169,13 @@ def _finish(story: Story, house: House) -> None:
     if story.watcher is not None:
         story.watcher.seen(story)
     if house.traces is not None:
-        _trace(story, house.traces)
+        _trace(story, house.traces, house)
     if house.drift is not None and story.items and story.caller is not None:
-        house.drift.take(story.service, story.release, story.items, story.caller.key_id)
+        seen = story.items if story.chat is None else rows_of(story)
+        house.drift.take(story.service, story.release, seen, story.caller.key_id)
 
 
-def _trace(story: Story, traces: Queue) -> None:
+def _trace(story: Story, traces: Queue, house: House) -> None:
     """Let the request be traced: names, ids and times, if the second's budget has room for it."""
     arrival, context = story.arrival, story.arrival.context
     trace_id = arrival.trace_id or arrival.id.replace("-", "0")
@@ -194,6 +207,7 @@ def _trace(story: Story, traces: Queue) -> None:
             stages_us=tuple(story.stages_us),
             items=tuple(items),
             records=len(story.items),
+            attempts=() if story.chat is None else tries_of(story, house),
         )
     )
 

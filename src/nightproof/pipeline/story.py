@@ -109,7 +109,7 @@ class Story(msgspec.Struct, eq=False):
     idem_body: bytes = b""
     replay: Reply | None = None
     admitted: bool = False
-    appended: asyncio.Future[int] | None = None
+    appended: asyncio.Future[Any] | None = None
     """Its entry is on the way to the ledger, with the ending as it stands."""
     deadline_s: float = 0.0
     arm: Literal["", "live", "canary"] = ""

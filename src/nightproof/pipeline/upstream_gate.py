@@ -98,6 +98,11 @@ class Ticket:
         if given is not None:
             self._gate._left(given, fault, now=now, waited_s=waited_s, kind=kind)
 
+    def begun(self) -> None:
+        """See a stream's first piece: the upstream had room for it."""
+        if self._pass is not None:
+            self._gate._begun()
+
     def give_up(self, *, now: float) -> None:
         """Give everything back: the call says nothing about the upstream. A second call does nothing."""
         given, self._pass = self._pass, None
@@ -196,6 +201,8 @@ class Gate:
         usual_s = self._usual_s[kind]
         patience_s = max(_PATIENCE_LEAST_S, _PATIENCE_TIMES * usual_s)
         counts, signal = judge(fault, waited_s=waited_s, patience_s=patience_s)
+        if signal == "good" and kind == "streamed":
+            signal = "none"  # it was counted when it began
         self._calls += 1
         if counts == "good":
             self._breaker.succeeded(given, now=now)
@@ -212,6 +219,10 @@ class Gate:
                 self._paused_until_s = max(self._paused_until_s, now + fault.retry_after_s)
         self._limit.leave(signal, now=now)
         self._see_line(now)
+
+    def _begun(self) -> None:
+        self._limit.answered()
+        self._next_in_line()
 
     def _given_up(self, given: Pass, *, now: float) -> None:
         self._breaker.cancelled(given)

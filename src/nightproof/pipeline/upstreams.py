@@ -13,10 +13,12 @@ import os
 import random
 import ssl
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 import msgspec
 
 from nightproof.base.clock import monotonic_s
+from nightproof.base.conditions import Condition
 from nightproof.base.deadlines import Deadlines
 from nightproof.base.errors import DeclarationError
 from nightproof.declare.chat_description import ChatDescription, UpstreamDescription
@@ -74,10 +76,12 @@ class Upstreams:
         """
         if not description.upstreams:
             raise DeclarationError("A chat service has no upstream.", hint="Name one in upstreams=[...].")
-        clients: list[tuple[Client, _Shared, Secret | None]] = []
+        secrets = []
         for declared in description.upstreams:
             _check(declared)
-            secret = Secret(declared.secret, self._environ) if declared.secret else None
+            secrets.append(Secret(declared.secret, self._environ) if declared.secret else None)
+        clients: list[tuple[Client, _Shared, Secret | None]] = []
+        for declared, secret in zip(description.upstreams, secrets, strict=True):
             shared = self._shared_by(declared)
             client = Client(
                 declared,
@@ -85,10 +89,8 @@ class Upstreams:
                 secret=secret.value if secret is not None else str,
                 deadlines=self._deadlines,
             )
-            clients.append((client, shared, secret))
-        for _, shared, _ in clients:
             shared.users += 1
-            self._shared[shared.key] = shared
+            clients.append((client, shared, secret))
         return Chain(description, clients, self, addresses, self._chance)
 
     def _shared_by(self, declared: UpstreamDescription) -> _Shared:
@@ -102,14 +104,14 @@ class Upstreams:
         shared = self._shared.get(key)
         if shared is None:
             gate = Gate(self._deadlines, most=declared.max_in_flight, chance=self._chance)
-            shared = _Shared(key, gate, self._transport_of(declared))
+            shared = self._shared[key] = _Shared(key, gate, self._transport_of(declared))
         shared.gate.hold_to(declared.max_in_flight)
         return shared
 
     async def _let_go(self, shared: _Shared) -> None:
         shared.users -= 1
         if not shared.users:
-            del self._shared[shared.key]
+            self._shared.pop(shared.key, None)  # at the server's stop it is gone already
             await shared.transport.aclose()
 
     async def close(self) -> None:
@@ -173,6 +175,19 @@ class Chain:
                 warning=secret.warning if secret is not None else "",
             )
             for client, gate, secret in zip(self._clients, self._gates, self._secrets, strict=True)
+        ]
+
+    def conditions(self, service: str) -> list[Condition]:
+        """Return the upstreams whose breaker is not closed, for the alerts."""
+        return [
+            Condition(
+                failure="upstream_down",
+                service=service,
+                since_s=one.open_since_s,
+                detail=f"{one.name}: {one.last_failure}, {one.last_detail}",
+            )
+            for one in self.snapshot()
+            if one.open_since_s
         ]
 
     async def aclose(self) -> None:
@@ -411,6 +426,7 @@ class _Attempting:
     def first_token(self, now: float) -> None:
         """See the first piece come."""
         self._first_s = now
+        self._ticket.begun()
 
     def ended(self, fault: UpstreamFault | None, now: float) -> None:
         """See it end: None, it answered."""
@@ -541,14 +557,18 @@ def transports(context: ssl.SSLContext | None = None) -> TransportMaker:
 
 def _check(declared: UpstreamDescription) -> None:
     """Raise DeclarationError where an upstream is declared in a way that is not to be asked."""
-    scheme, separator, rest = declared.base_url.partition("://")
-    host = rest.partition("/")[0].rpartition("@")[2]
-    if scheme not in ("http", "https") or not separator or not host or "@" in rest:
+    try:
+        parts = urlsplit(declared.base_url.replace("{port}", "1"))
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+        is_good = is_good and parts.port != 0 and not parts.query and not parts.fragment
+    except ValueError:  # a port that is none, a bracket that is not closed
+        is_good = False
+    if not is_good:
         raise DeclarationError(
             f"The base_url of upstream {declared.name!r} is no http(s) URL with a host and without a user.",
             hint="For example https://api.example.com/v1.",
         )
-    if scheme == "http" and declared.secret and is_public_name(host):
+    if parts.scheme == "http" and declared.secret and is_public_name(parts.netloc):
         raise DeclarationError(
             f"Upstream {declared.name!r} would be sent its key over plain HTTP.", hint="Use https://."
         )

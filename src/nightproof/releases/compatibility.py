@@ -14,7 +14,7 @@ import orjson
 from nightproof.base.schemashape import resolved
 from nightproof.declare.fields import CONFIDENCE_WORD, FRESH_WORD, SUBJECT_WORD
 
-Side = Literal["input", "output"]
+Side = Literal["input", "output", "chat"]
 Json = dict[str, Any]
 
 _DEEPEST = 12

@@ -14,7 +14,7 @@ import msgspec
 Kind = Literal[
     "unsigned", "untrusted_key", "wrong_signature", "malformed", "wrong_service", "damaged", "version_taken",
     "pickle", "native_code", "unknown_format", "disguised", "not_looked_at", "evidence",
-    "schema_breaking", "schema_additive", "schema_lies", "versions_differ",
+    "schema_breaking", "schema_additive", "chat_breaking", "chat_changed", "schema_lies", "versions_differ",
     "load_failed", "golden_failed", "out_of_memory", "no_golden_cases", "useless_fallback",
 ]  # fmt: skip
 
@@ -61,7 +61,7 @@ _FAILURE_OF: dict[Kind, str] = {
 }
 """Others end as `release_refused`."""
 _NEVER_REFUSE: frozenset[Kind] = frozenset(
-    {"evidence", "schema_additive", "no_golden_cases", "useless_fallback"}
+    {"evidence", "schema_additive", "chat_changed", "no_golden_cases", "useless_fallback"}
 )
 
 
@@ -91,7 +91,7 @@ def _refuses(finding: Finding, policy: Policy) -> bool:
         return False
     if finding.kind == "pickle":
         return not policy.allow_pickle
-    if finding.kind == "schema_breaking":
+    if finding.kind in ("schema_breaking", "chat_breaking"):
         return not policy.allow_breaking
     if finding.kind == "unknown_format":
         return not any(finding.subject.lower().endswith(ending) for ending in policy.also_allow)

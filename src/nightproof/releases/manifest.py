@@ -59,6 +59,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of each file."""
     profile: dict[str, Any] | None = None
     """The reference data in figures, if the release has some."""
+    chat: dict[str, Any] | None = None
+    """Of a chat service: upstreams, checks, rules, tools; prompt and template by their digest."""
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -72,10 +72,10 @@ def terms_of(
 
     def at_least(promised: float, bad: int, total: int) -> float:
         was = upper_rate(bad, total, _BASELINE_ALPHA) if bad else 0.0
-        return min(_MOST_ALLOWED, max(promised, was))
+        return max(promised, was)
 
     return Terms(
-        allowed_bad=at_least(1 - availability, *before),
+        allowed_bad=min(_MOST_ALLOWED, at_least(1 - availability, *before)),
         allowed_slow=None if latency_p99_ms is None else at_least(0.01, *slow_before),
         slow_s=None if latency_p99_ms is None else latency_p99_ms / 1_000,
         false_alarm=false_alarm,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from prometheus_client import Metric
 
 from nightproof.base.clock import monotonic_s
 from nightproof.base.conditions import Condition
+from nightproof.checks.chat_tasks import InputTask, input_verdict_decoder, task_encoder
 from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
 from nightproof.settings.settings import Settings
@@ -27,6 +28,7 @@ from nightproof.storage import proc
 from nightproof.storage.drift_store import DriftStore
 from nightproof.storage.feedback_store import FeedbackStore
 from nightproof.storage.statefolder import StateFolder
+from nightproof.watch.drift.prompts import GUARD_SCHEMA, PROMPT, PROMPT_SCHEMA, guard_of
 from nightproof.watch.drift.watcher import DriftStatus, DriftWatcher
 from nightproof.watch.drift.wire import Release
 from nightproof.watch.families import gauge
@@ -38,6 +40,10 @@ _BATCH = 32
 _ANSWERS_WITHIN_S = 120.0
 _ONE_WITHIN_S = 10.0
 _ENDS_WORKERS = frozenset({"model_timeout", "model_crash", "model_out_of_memory", "poison_input"})
+
+
+Answer = Callable[[list[bytes]], Awaitable[list[tuple[bytes, list[str]]]]]
+"""Answers rows of a reference, in order: output and findings of each; fewer where time or model gave out."""
 
 
 class LiveRelease(msgspec.Struct, frozen=True):
@@ -81,13 +87,7 @@ class DriftWatch:
             if self.drift.watches(one.service, one.label, one.digest):
                 continue
             described = one.engine.description
-            release = Release(
-                one.service,
-                one.digest,
-                described.input_schema,
-                described.output_schema,
-                [*described.input_checks, *described.output_checks, "unusual"],
-            )
+            release, answer = release_of(one), answering_of(one)
             self.drift.forget(one.service)
             begin(
                 self.drift.watch(
@@ -95,7 +95,7 @@ class DriftWatch:
                     one.label,
                     str(self._bundles / one.digest),
                     declares_confidence=bool(described.confidence_field),
-                    answer=_Answering(one),
+                    answer=answer,
                 )
             )
 
@@ -172,6 +172,33 @@ class DriftWatch:
         )
 
 
+def release_of(live: LiveRelease) -> Release:
+    """Say what of a release is to be watched: its fields, or of a chat service its prompts and what guards say."""
+    described = live.engine.description
+    if described.chat is not None and not described.chat.is_typed:
+        checks = [name for name, check in described.chat.input_checks.items() if check.action != "off"]
+        return Release(live.service, live.digest, PROMPT_SCHEMA, GUARD_SCHEMA, checks, is_chat=True)
+    return Release(
+        live.service,
+        live.digest,
+        described.input_schema,
+        described.output_schema,
+        [*described.input_checks, *described.output_checks, "unusual"],
+    )
+
+
+def answering_of(live: LiveRelease) -> Answer:
+    """Return what has the release answer rows of its reference. No upstream is asked: that costs money."""
+    described = live.engine.description
+    if described.chat is None:
+        return _Answering(live)
+    return _nothing if described.chat.is_typed else _Guarding(live)
+
+
+async def _nothing(inputs: list[bytes]) -> list[tuple[bytes, list[str]]]:
+    return []
+
+
 def one_per_service(conditions: Iterable[Condition]) -> list[Condition]:
     """Make one of what holds of several sources of a service, since the first: an alert is told of services."""
     found: dict[str, Condition] = {}
@@ -224,6 +251,7 @@ class _Answering:
         return answers
 
     async def _ask(self, inputs: list[bytes]) -> list[Outcome]:
+        """Have the release's workers do these jobs."""
         if not inputs:
             return []
         loop = asyncio.get_running_loop()
@@ -240,3 +268,20 @@ class _Answering:
             timer.cancel()
             waiter.give_up("caller_gone")
         return waiter.outcomes
+
+
+class _Guarding(_Answering):
+    """Has a chat release's input checks look at prompts of its reference, as they look at a caller's."""
+
+    async def _batch(self, batch: list[bytes]) -> list[tuple[bytes, list[str]]] | None:
+        tasks = []
+        for one in batch:
+            said = {"role": "user", "content": orjson.loads(one)[PROMPT]}
+            tasks.append(task_encoder.encode(InputTask(messages=[said], boundary="0" * 24)))
+        answers: list[tuple[bytes, list[str]]] = []
+        for outcome in await self._ask(tasks):
+            if outcome.failure:
+                return None
+            verdict = input_verdict_decoder.decode(outcome.output)
+            answers.append((guard_of(verdict.scores), sorted({one.check for one in verdict.findings})))
+        return answers

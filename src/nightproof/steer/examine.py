@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +24,11 @@ from nightproof.base.errors import DeclarationError, StateError
 from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
 from nightproof.declare.describe import Description
-from nightproof.releases import compatibility
+from nightproof.releases import chat_changes, compatibility
 from nightproof.releases.formats import Looked
 from nightproof.releases.gate import Finding, Kind
 from nightproof.releases.inspect import PROFILED, LookedAt
+from nightproof.releases.manifest import Facts
 from nightproof.settings.settings import WorkerSettings
 from nightproof.storage.proc import cause_of
 from nightproof.storage.spawned import scrubbed_environment
@@ -172,16 +173,27 @@ def _of_description(description: Description) -> list[Finding]:
     return found
 
 
-def compared(live: str, old: Sequence[dict[str, Any]], new: Description) -> list[Finding]:
-    """Compare the schemas of a release with those of the live one."""
-    changes = compatibility.compare(old[0], old[1], new.input_schema, new.output_schema)
-    hint = "Take it as a service of another name, or accept it all the same with --allow-breaking."
-    return [
-        Finding("schema_breaking", f"{one.side} {one.pointer or '/'}", f"{one.text} (live: {live}).", hint)
-        if one.kind == "breaking"
-        else Finding("schema_additive", f"{one.side} {one.pointer or '/'}", f"{one.text} (live: {live}).")
-        for one in changes
+def compared(live: str, old: Facts, new: Description) -> list[Finding]:
+    """Compare a release with the live one: its schemas, and of a chat what makes its answers."""
+    changes = [
+        *compatibility.compare(old.input_schema, old.output_schema, new.input_schema, new.output_schema),
+        *chat_changes.chat_changes(old.chat, chat_changes.stated(new.chat)),
     ]
+    hint = "Take it as a service of another name, or accept it all the same with --allow-breaking."
+    found = []
+    for one in changes:
+        kinds: tuple[Kind, Kind] = (
+            ("chat_breaking", "chat_changed")
+            if one.side == "chat"
+            else ("schema_breaking", "schema_additive")
+        )
+        subject, text = f"{one.side} {one.pointer or '/'}", f"{one.text} (live: {live})."
+        found.append(
+            Finding(kinds[0], subject, text, hint)
+            if one.kind == "breaking"
+            else Finding(kinds[1], subject, text)
+        )
+    return found
 
 
 _INTERPRETER_HINT = (

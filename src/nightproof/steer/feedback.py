@@ -19,7 +19,7 @@ from nightproof.audit.vault import Vault
 from nightproof.base import schema as json_schema
 from nightproof.base.clock import iso_us, monotonic_of, utc_us
 from nightproof.base.conditions import Condition
-from nightproof.base.errors import FieldError, Refusal
+from nightproof.base.errors import Fault, FieldError, Refusal
 from nightproof.base.ids import is_request_id
 from nightproof.base.labels import GivenLabel, LabelOutcome
 from nightproof.base.roles import Action, allows
@@ -29,6 +29,7 @@ from nightproof.declare.describe import Description
 from nightproof.settings.settings import FeedbackSettings
 from nightproof.storage.feedback_store import FeedbackStore, Label
 from nightproof.storage.ledger_protocol import LedgerReading
+from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.watch import feedback as judge
 from nightproof.watch.feedback import Counted, Quality, Source
 from nightproof.watch.log import log
@@ -101,7 +102,7 @@ class FeedbackDesk:
         self._places = threading.BoundedSemaphore(_MOST_WAITING)
         """For requests with labels that are not through."""
         self._sources: dict[str, dict[str, Source]] = {}
-        self._schemas: dict[str, tuple[int, json_schema.Schema]] = {}
+        self._schemas: dict[str, tuple[Description, json_schema.Schema]] = {}
         for service in store.services():
             known = [msgspec.msgpack.decode(one, type=Source) for one in store.sources(service)]
             self._sources[service] = {one.source: one for one in known}
@@ -146,16 +147,27 @@ class FeedbackDesk:
         """Take labels of one request in; say what became of each, in their order. Blocks: call it in a thread."""
         now_us = utc_us() if now_us is None else now_us
         with self._door:
-            before = {one.source for one in self._all(description.service) if one.state == "held"}
-            with self._store.at_once():
-                source = self._source(description.service, caller.key_id)
-                outcomes = [
-                    self._take_one(label, description, caller, source, expected_error, now_us)
-                    for label in labels
-                ]
-                self._keep_source(description.service, source)
-                self._store.trim(description.service)
-        if source.state == "held" and source.source not in before:
+            source = self._source(description.service, caller.key_id)
+            was = msgspec.structs.replace(source)
+            try:
+                with self._store.at_once():
+                    outcomes = [
+                        self._take_one(label, description, caller, source, expected_error, now_us)
+                        for label in labels
+                    ]
+                    self._keep_source(description.service, source)
+                    self._store.trim(description.service)
+            except BaseException as error:
+                self._sources[description.service][source.source] = was  # what is not kept was not said
+                if isinstance(error, StorageUnavailable | StorageOutcomeUnknown):
+                    raise Fault(
+                        "The labels could not be kept.",
+                        failure=error.code,
+                        hint="Send them again; a label that is known already does no harm.",
+                        retry_after_s=5.0,
+                    ) from error
+                raise
+        if source.state == "held" and was.state != "held":
             self._on_event("feedback_poisoned", description.service)
             log(
                 "feedback_poisoned",
@@ -239,10 +251,10 @@ class FeedbackDesk:
             pointer = f"/label/{description.confidence_field}"
             return [FieldError(pointer, "is the model's own confidence, which has no label", "value_error")]
         kept = self._schemas.get(description.service)
-        if kept is None or kept[0] != id(description):
+        if kept is None or kept[0] is not description:
             whole = resolved(description.output_schema, description.output_schema)
             some = {**description.output_schema, **whole, "required": []}
-            kept = id(description), json_schema.compile(some)
+            kept = description, json_schema.compile(some)
             self._schemas[description.service] = kept
         if kept[1].holds(given.label):
             return []

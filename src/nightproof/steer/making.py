@@ -16,6 +16,7 @@ from nightproof.base.clock import iso_us, utc_us
 from nightproof.base.errors import DeclarationError, NightproofError, StateError
 from nightproof.declare.describe import Description
 from nightproof.releases import gate
+from nightproof.releases.chat_changes import stated
 from nightproof.releases.gate import Finding, Policy
 from nightproof.releases.manifest import MOST_FILES, VERSION_FORM, Facts, Manifest, is_name, is_version
 from nightproof.settings.settings import ReleaseSettings, Settings
@@ -123,6 +124,7 @@ async def make_manifest(
         memory_mb=described.memory_mb,
         sizes=bundle.sizes,
         profile=await examine.profile_of(bundle.path, described),
+        chat=stated(described.chat),
     )
     return Manifest(facts, bundle.sums)
 

@@ -193,14 +193,18 @@ class Helm:
         if target.live:
             raise _refused(f"{service} {target.label} is live already.", "Nothing was done.", 409)
         await self._warm(target, workers="all")
-        if trial is not None and trial.label != target.label:
-            # A canary is compared with what is live: with another one live the comparison is over.
-            await self._end_trial(service, "withdrawn", who=who, why=why, expected=generation)
-            generation = self._registry.generation(service)
-        said = self._begin(self._say(who, "rollback", service, target.label, why))
-        await self._switch(
-            service, target.label, "rollback", who=who, why=why, expected=generation, recorded=said
-        )
+        try:
+            if trial is not None and trial.label != target.label:
+                # A canary is compared with what is live: with another one live the comparison is over.
+                await self._end_trial(service, "withdrawn", who=who, why=why, expected=generation)
+                generation = self._registry.generation(service)
+            said = self._begin(self._say(who, "rollback", service, target.label, why))
+            await self._switch(
+                service, target.label, "rollback", who=who, why=why, expected=generation, recorded=said
+            )
+        except Refusal:
+            await self._stage.let_go(service, target.label)
+            raise
         return Done(
             service=service,
             act="rollback",
@@ -673,10 +677,12 @@ class Helm:
     def _begin_probation(
         self, service: str, watch: _Watch, promised: Promised, before: tuple[int, int], age_s: float
     ) -> None:
+        limit_ms = promised.latency_p99_ms
         watch.terms = terms_of(
             availability=promised.availability,
-            latency_p99_ms=promised.latency_p99_ms,
+            latency_p99_ms=limit_ms,
             before=before,
+            slow_before=(0, 0) if limit_ms is None else self._stage.slow_before(service, limit_ms / 1_000),
             false_alarm=self._settings.probation_false_alarm,
             for_s=self._settings.probation_s,
         )

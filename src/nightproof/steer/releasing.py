@@ -9,16 +9,16 @@ release accepted or not at all; a refusal leaves nothing behind and is recorded 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from nightproof.base.clock import iso_us, utc_us
+from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.base.errors import DeclarationError, NightproofError, StateError
 from nightproof.declare.describe import Description
-from nightproof.releases import gate, keeping, signing
+from nightproof.releases import chat_changes, gate, keeping, signing
 from nightproof.releases.gate import Finding, Policy
 from nightproof.releases.manifest import (
     MOST_FILES,
@@ -55,6 +55,8 @@ from nightproof.workers.pool import Pool
 
 OWN_KEY = "this server"
 _SECRET = "release_key"  # noqa: S105 - its name
+_LATELY_S = 7_200.0
+"""For so long the files of a release that was opened stay: it is loading, and has no part in the registry yet."""
 PoolOf = Callable[[Path, str, Origin], Pool]
 
 
@@ -99,6 +101,8 @@ class Releasing:
         self._settings = settings
         self._say = say
         self._door = asyncio.Lock()
+        self._opened_s: dict[str, float] = {}
+        """When the files of each digest were opened last."""
 
     # -- making and taking in -----------------------------------------------------------------
 
@@ -209,7 +213,7 @@ class Releasing:
             except NightproofError as error:
                 text = f"The live {live.label} cannot be compared with: {error.text}"
                 return [*found, Finding("evidence", "", text)]
-            found += examine.compared(live.label, (facts.input_schema, facts.output_schema), described)
+            found += examine.compared(live.label, facts, described)
         return found
 
     async def _decide(
@@ -373,6 +377,7 @@ class Releasing:
         DeclarationError with what to do.
         """
         named = f"{release.service} {release.label}"
+        self._opened_s[release.digest] = monotonic_s()
         try:
             signed = await asyncio.to_thread(self._verified, release)
         except NotFound as error:
@@ -441,12 +446,9 @@ class Releasing:
     async def collect(self, who: str, *, only_say: bool = False) -> list[dict[str, Any]]:
         """Remove the files of old releases; return which, with their sizes."""
         async with self._door:
-            knobs = self._settings.releases
             present = await asyncio.to_thread(bundles.present, self._state.bundles)
             releases = self._kept_releases()
-            digests = keeping.collectable(
-                releases, present, now_us=utc_us(), newest=knobs.keep_newest, days=knobs.keep_days
-            )
+            digests = self._collectable(present)
             told = [
                 {
                     "digest": digest,
@@ -458,12 +460,25 @@ class Releasing:
             if only_say or not digests:
                 return told
             await self._archive.note("operator", who=who, act="release.collect", digests=digests)
+            gone: set[str] = set()
             for digest in digests:
+                if digest not in self._collectable(present):
+                    continue  # somebody has taken it up meanwhile
+                gone.add(digest)
                 await asyncio.to_thread(bundles.remove, self._state.bundles, digest)
-                if knobs.store:
-                    await asyncio.to_thread(RemoteStore(knobs.store).remove, f"{digest}.npb")
-            await asyncio.to_thread(self._collect_environments, set(present) - set(digests))
-            return told
+                if store := self._settings.releases.store:
+                    await asyncio.to_thread(RemoteStore(store).remove, f"{digest}.npb")
+            await asyncio.to_thread(self._collect_environments, set(present) - gone)
+            return [one for one in told if one["digest"] in gone]
+
+    def _collectable(self, present: Iterable[str]) -> list[str]:
+        """Return the digests whose files may go now. A release that is being loaded has no part yet, and stays."""
+        knobs, since_s = self._settings.releases, monotonic_s() - _LATELY_S
+        self._opened_s = {digest: at_s for digest, at_s in self._opened_s.items() if at_s > since_s}
+        found = keeping.collectable(
+            self._kept_releases(), present, now_us=utc_us(), newest=knobs.keep_newest, days=knobs.keep_days
+        )
+        return [digest for digest in found if digest not in self._opened_s]
 
     def _collect_environments(self, digests: set[str]) -> None:
         """Remove the environments of locks that no release has whose files are here."""
@@ -514,6 +529,7 @@ class Releasing:
             "made": facts.made,
             "made_by": facts.made_by,
             "reason": facts.reason,
+            "asks": chat_changes.asks(facts.chat),
             "versions": facts.versions,
             "bytes": signed.manifest.size_bytes,
             "trouble": "",

@@ -63,6 +63,9 @@ class Stage(Protocol):
     def rates_before(self, service: str) -> tuple[int, int]:
         """Return how many requests of the live release ended badly since the start, and how many there were."""
 
+    def slow_before(self, service: str, limit_s: float) -> tuple[int, int]:
+        """Return how many answers of the service took longer since the start, and how many there were."""
+
     def golden_trouble(self, service: str, label: str) -> str:
         """Say that every worker of a loaded release answers a golden case wrongly; empty where that is not so."""
 

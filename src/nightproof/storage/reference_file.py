@@ -1,22 +1,25 @@
-"""Read a release's `reference.parquet`: the rows it was trained on, as JSON records. Runs in a child process.
+"""Read a release's reference: the rows it was trained on, as JSON records. Runs in a child process.
 
-Promises: at most `most` rows, evenly over the file and in its order; NaN and null are None; times are ISO texts.
-The server process only asks whether
-there is one: pyarrow weighs more than the server does.
+`reference.parquet`, or of a chat service also `reference.jsonl`, past prompts one a line. Promises: at most `most`
+rows, evenly over the file and in its order; NaN and null are None; times are ISO texts. The server process only asks
+whether there is one: pyarrow weighs more than the server does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
 
 NAME = "reference.parquet"
+LINES = "reference.jsonl"
+"""Of a chat service: a prompt, or a conversation, in each line."""
 TIME_COLUMN = "nightproof_at"
 """A column of this name says when each row was; it is no feature."""
 _MOST_BYTES = 4 << 30
@@ -36,7 +39,50 @@ class Reference(msgspec.Struct):
 
 def has_reference(folder: str | Path) -> bool:
     """Say whether there is a reference at all."""
-    return (Path(folder) / NAME).is_file()
+    return (Path(folder) / NAME).is_file() or (Path(folder) / LINES).is_file()
+
+
+def read_prompts(folder: Path, prompt_in: Callable[[Any], dict[str, Any] | None], *, most: int) -> Reference:
+    """Read a chat service's reference: its lines, or else its parquet file. Raises NoReference with the reason.
+
+    `prompt_in` makes a record of a row, or None of one that holds no prompt.
+    """
+    path = folder / LINES
+    if not path.is_file():
+        whole = read_reference(
+            folder, fields=("prompt", "text", "messages", "input"), time_field=None, most=most
+        )
+        rows, times = whole.records, whole.times
+    else:
+        if path.stat().st_size > _MOST_BYTES:
+            raise NoReference(f"{LINES} is larger than {_MOST_BYTES >> 30} GiB")
+        rows = list(_lines(path, most))
+        told = [_moment(row.get(TIME_COLUMN)) if isinstance(row, dict) else None for row in rows]
+        times = told if told and all(one is not None for one in told) else []
+    records = [prompt_in(row) for row in rows]
+    kept = [place for place, record in enumerate(records) if record is not None]
+    if not kept:
+        raise NoReference(f"no row of the reference has a prompt, a text or messages ({len(rows)} rows)")
+    return Reference(
+        [record for record in records if record is not None],
+        [times[place] for place in kept] if times else [],
+    )
+
+
+def _lines(path: Path, most: int) -> Iterator[Any]:
+    """Yield the JSON of the file's lines, evenly so many of them; what is no JSON is passed over."""
+    try:
+        with path.open("rb") as file:
+            step = max(1, math.ceil(sum(1 for _ in file) / most))
+            file.seek(0)
+            for place, line in enumerate(file):
+                if place % step == 0 and line.strip():
+                    try:
+                        yield orjson.loads(line)
+                    except orjson.JSONDecodeError:
+                        continue
+    except OSError as error:
+        raise NoReference(f"{LINES} cannot be read: {type(error).__name__}") from error
 
 
 def read_reference(folder: Path, *, fields: Sequence[str], time_field: str | None, most: int) -> Reference:

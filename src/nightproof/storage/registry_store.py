@@ -16,11 +16,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import apsw
 import msgspec
 
 from nightproof.base.clock import utc_us
 from nightproof.base.errors import NightproofError, StateError
-from nightproof.storage.sqlite import NotFound, checkpoint, faults_named, open_store, transaction
+from nightproof.storage.sqlite import (
+    NotFound,
+    checkpoint,
+    faults_named,
+    open_database,
+    open_store,
+    transaction,
+)
 
 VERSION = 2
 
@@ -146,12 +154,20 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RegistryStore:
-    """The file `registry.db`. One lock guards its connection."""
+    """The file `registry.db`. One lock guards the connection that changes it, another one that which looks.
+
+    Two of them, since the event loop looks: it must not wait for a commit on a disk that stands still.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection = open_store(path, store=_STORE, version=VERSION, statements=_SCHEMA, steps=_STEPS)
-        self._door = threading.Lock()
+        try:
+            self._looking = open_database(path)
+        except BaseException:
+            self._connection.close(True)
+            raise
+        self._door, self._look_door = threading.Lock(), threading.Lock()
 
     # -- acts ---------------------------------------------------------------------------------
 
@@ -168,7 +184,7 @@ class RegistryStore:
         """Enter a release. The same bytes again change nothing; other bytes under its label: StateError."""
         now_us = utc_us() if now_us is None else now_us
         with self._change():
-            known = self._find(service, label)
+            known = _find(self._connection, service, label)
             if known is None:
                 self._connection.execute(
                     "INSERT INTO releases(service, label, digest, created_us, live) VALUES (?, ?, ?, ?, 0)",
@@ -206,7 +222,7 @@ class RegistryStore:
         with self._change(is_urgent=True):
             wanted = self._must_find(service, label)
             self._refuse_changed(service, expected)
-            before = self._live(service)
+            before = _live(self._connection, service)
             if not wanted.live:
                 self._connection.execute(
                     "UPDATE releases SET live = 0, latched = iif(?, ?, latched) WHERE service = ? AND live = 1",
@@ -332,28 +348,26 @@ class RegistryStore:
 
     def find(self, service: str, label: str) -> RegisteredRelease | None:
         """Return a release by name."""
-        with self._look():
-            return self._find(service, label)
+        with self._look() as looking:
+            return _find(looking, service, label)
 
     def of_digest(self, digest: str) -> tuple[RegisteredRelease, ...]:
         """Return the releases with this content, the oldest first."""
-        with self._look():
-            found = self._connection.execute(
+        with self._look() as looking:
+            found = looking.execute(
                 f"SELECT {_RELEASE} FROM releases WHERE digest = ? ORDER BY created_us, rowid", (digest,)
             )
             return tuple(one for row in found if (one := _release(row)) is not None)
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services that have a release."""
-        with self._look():
-            return tuple(
-                str(row[0]) for row in self._connection.execute("SELECT DISTINCT service FROM releases")
-            )
+        with self._look() as looking:
+            return tuple(str(row[0]) for row in looking.execute("SELECT DISTINCT service FROM releases"))
 
     def live(self, service: str) -> RegisteredRelease | None:
         """Return the live release of a service."""
-        with self._look():
-            return self._live(service)
+        with self._look() as looking:
+            return _live(looking, service)
 
     def previous(self, service: str) -> RegisteredRelease | None:
         """Return where a rollback without a name leads: the release that was live before the live one.
@@ -361,9 +375,9 @@ class RegistryStore:
         Promotions pile up and a rollback takes from the pile, so that two rollbacks in a row lead two releases
         back and never forward again. What was taken back by itself is passed over.
         """
-        with self._look():
+        with self._look() as looking:
             pile: list[str] = []
-            for label, act in self._connection.execute(
+            for label, act in looking.execute(
                 "SELECT label, act FROM history WHERE service = ? AND act IN ('live', 'rollback', 'rolled_back') "
                 "ORDER BY at",
                 (service,),
@@ -372,22 +386,22 @@ class RegistryStore:
                     del pile[len(pile) - pile[::-1].index(label) :]
                 else:
                     pile.append(str(label))
-            live = self._live(service)
+            live = _live(looking, service)
             for label in reversed(pile):
-                known = self._find(service, label)
+                known = _find(looking, service, label)
                 if known is not None and not known.latched and (live is None or label != live.label):
                     return known
             return None
 
     def trial(self, service: str) -> Trial | None:
         """Return the release on trial beside the live one."""
-        with self._look():
-            return self._trial(service)
+        with self._look() as looking:
+            return _trial(looking, service)
 
     def generation(self, service: str) -> int:
         """Return the place of the last change, on which a decision is taken; registering changes nothing."""
-        with self._look():
-            return self._generation(service)
+        with self._look() as looking:
+            return _generation(looking, service)
 
     def kept(self, service: str) -> tuple[RegisteredRelease, ...]:
         """Return the releases whose bundles must stay: live, standby, on trial, held."""
@@ -397,8 +411,8 @@ class RegistryStore:
 
     def releases(self, service: str) -> tuple[RegisteredRelease, ...]:
         """Return all releases of a service, the newest first."""
-        with self._look():
-            found = self._connection.execute(
+        with self._look() as looking:
+            found = looking.execute(
                 f"SELECT {_RELEASE} FROM releases WHERE service = ? ORDER BY created_us DESC, rowid DESC",
                 (service,),
             )
@@ -406,23 +420,25 @@ class RegistryStore:
 
     def history(self, service: str, *, most: int = 100) -> tuple[RegistryAct, ...]:
         """Return what was done to a service's releases, the newest first."""
-        with self._look():
-            found = self._connection.execute(
+        with self._look() as looking:
+            found = looking.execute(
                 f"SELECT {_HISTORY} FROM history WHERE service = ? ORDER BY at DESC LIMIT ?", (service, most)
             )
             return tuple(_act(row) for row in found)
 
     def unrecorded(self, *, most: int = 100) -> tuple[RegistryAct, ...]:
         """Return the lines of history that the audit log does not have yet, the oldest first."""
-        with self._look():
-            found = self._connection.execute(
+        with self._look() as looking:
+            found = looking.execute(
                 f"SELECT {_HISTORY} FROM history WHERE recorded = 0 ORDER BY at LIMIT ?", (most,)
             )
             return tuple(_act(row) for row in found)
 
     def close(self) -> None:
         """Let go of the file. Closing twice is fine."""
-        with self._look():
+        with self._look() as looking:
+            looking.close()
+        with self._door, faults_named(self._connection, self.path):
             self._connection.close()
 
     # -- inside -------------------------------------------------------------------------------
@@ -437,52 +453,26 @@ class RegistryStore:
                 checkpoint(self._connection, self.path)
 
     @contextmanager
-    def _look(self) -> Iterator[None]:
-        with self._door, faults_named(self._connection, self.path):
-            yield
-
-    def _find(self, service: str, label: str) -> RegisteredRelease | None:
-        return _release(
-            self._connection.execute(
-                f"SELECT {_RELEASE} FROM releases WHERE service = ? AND label = ?", (service, label)
-            ).get
-        )
+    def _look(self) -> Iterator[apsw.Connection]:
+        with self._look_door, faults_named(self._looking, self.path):
+            yield self._looking
 
     def _must_find(self, service: str, label: str) -> RegisteredRelease:
-        found = self._find(service, label)
+        found = _find(self._connection, service, label)
         if found is None:
             raise NotFound(
                 f"{service} has no release {label}.", hint="Register it first, or look at the history."
             )
         return found
 
-    def _live(self, service: str) -> RegisteredRelease | None:
-        return _release(
-            self._connection.execute(
-                f"SELECT {_RELEASE} FROM releases WHERE service = ? AND live = 1", (service,)
-            ).get
-        )
-
-    def _trial(self, service: str) -> Trial | None:
-        row = self._connection.execute(f"SELECT {_TRIAL} FROM trials WHERE service = ?", (service,)).get
-        return (
-            None if row is None else msgspec.convert(dict(zip(_TRIAL.split(", "), row, strict=True)), Trial)
-        )
-
     def _must_have_trial(self, service: str) -> Trial:
-        trial = self._trial(service)
+        trial = _trial(self._connection, service)
         if trial is None:
             raise NotFound(f"No release of {service} is on trial.", hint="Look at `nightproof history`.")
         return trial
 
-    def _generation(self, service: str) -> int:
-        found = self._connection.execute(
-            "SELECT max(at) FROM history WHERE service = ? AND act <> 'registered'", (service,)
-        ).get
-        return int(found or 0)
-
     def _refuse_changed(self, service: str, expected: int | None) -> None:
-        if expected is None or self._generation(service) == expected:
+        if expected is None or _generation(self._connection, service) == expected:
             return
         row = self._connection.execute(
             f"SELECT {_HISTORY} FROM history WHERE service = ? AND act <> 'registered' ORDER BY at DESC LIMIT 1",
@@ -510,6 +500,32 @@ class RegistryStore:
             "INSERT INTO history(service, label, digest, at_us, act, origin, who, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (service, label, digest, now_us, act, origin, who, why[:_MOST_WHY]),
         )
+
+
+def _find(connection: apsw.Connection, service: str, label: str) -> RegisteredRelease | None:
+    return _release(
+        connection.execute(
+            f"SELECT {_RELEASE} FROM releases WHERE service = ? AND label = ?", (service, label)
+        ).get
+    )
+
+
+def _live(connection: apsw.Connection, service: str) -> RegisteredRelease | None:
+    return _release(
+        connection.execute(f"SELECT {_RELEASE} FROM releases WHERE service = ? AND live = 1", (service,)).get
+    )
+
+
+def _trial(connection: apsw.Connection, service: str) -> Trial | None:
+    row = connection.execute(f"SELECT {_TRIAL} FROM trials WHERE service = ?", (service,)).get
+    return None if row is None else msgspec.convert(dict(zip(_TRIAL.split(", "), row, strict=True)), Trial)
+
+
+def _generation(connection: apsw.Connection, service: str) -> int:
+    found = connection.execute(
+        "SELECT max(at) FROM history WHERE service = ? AND act <> 'registered'", (service,)
+    ).get
+    return int(found or 0)
 
 
 def _release(row: tuple[object, ...] | None) -> RegisteredRelease | None:

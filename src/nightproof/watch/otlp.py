@@ -78,6 +78,8 @@ class OtlpSender:
         self._families: Sequence[Metric] | None = None
         self._began_ns = utc_us() * 1_000
         self._told: dict[tuple[int, float], None] = {}
+        self._refused: dict[str, bool] = {}
+        """By signal: whether its last export failed."""
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="otlp", daemon=True)
@@ -140,7 +142,10 @@ class OtlpSender:
 
     def _note(self, signal: str, is_sent: bool) -> None:
         self._queue.sent[f"{signal} {'ok' if is_sent else 'failed'}"] += 1
-        self._queue.trouble = "" if is_sent else f"the collector did not take {signal}"
+        # Of each by itself: traces go each second, and what they say must not hide that no metrics arrive.
+        self._refused[signal] = not is_sent
+        refused = " and ".join(name for name, is_refused in self._refused.items() if is_refused)
+        self._queue.trouble = f"the collector did not take {refused}" if refused else ""
 
 
 def spans_of(

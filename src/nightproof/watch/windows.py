@@ -7,6 +7,7 @@ most), all of which merge by addition: a minute made of its seconds is the minut
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -129,6 +130,16 @@ def quantile(counts: Sequence[int], bounds: Sequence[float], share: float) -> fl
         if running >= wanted:
             return float(bounds[min(place, len(bounds) - 1)])
     return float(bounds[-1])
+
+
+def slower_than(limit: float, counts: Sequence[int], bounds: Sequence[float]) -> int:
+    """Return how many lie above a limit; of the bucket that the limit lies in, the part that is above it."""
+    place = bisect_left(bounds, limit)
+    if place >= len(bounds):
+        return counts[-1]
+    below = bounds[place - 1] if place else 0.0
+    part = (bounds[place] - limit) / (bounds[place] - below)
+    return int(counts[place] * part) + sum(counts[place + 1 :])
 
 
 def _both(one: Span, other: Span) -> Span:

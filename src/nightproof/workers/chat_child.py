@@ -10,7 +10,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -31,7 +31,7 @@ from nightproof.checks.chat_tasks import (
 )
 from nightproof.checks.inspecting import Channel, Inspector, Untrusted
 from nightproof.checks.spotlight import escape, spotlit, words_for
-from nightproof.checks.text.calibration import FILE_NAME
+from nightproof.checks.text import calibration as thresholds
 from nightproof.declare.chat import ChatService, template_parts
 from nightproof.declare.chat_description import ChatDescription
 from nightproof.declare.describe import Description
@@ -39,8 +39,12 @@ from nightproof.declare.endpoint import DeclaredCheck
 from nightproof.declare.fields import UNTRUSTED_WORD
 from nightproof.declare.folder import read_golden
 from nightproof.workers.chat_golden import ChatCase, chat_cases, trouble_with
+from nightproof.workers.chat_seen import SeenBefore
 from nightproof.workers.usercode import failed, field_errors, is_finite
 from nightproof.workers.wire import Answer
+
+if TYPE_CHECKING:  # only where a golden case is an answer
+    from nightproof.checks.leaving import OutputScanner
 
 _CHANNELS: dict[str, Channel] = {"tool": "tool", "function": "tool"}
 _OPERATORS = ("system", "developer")
@@ -63,15 +67,22 @@ class LoadedChat:
         self._service = service
         self._chat: ChatDescription = description.chat
         adapters = _adapters(self._chat)
-        calibration = folder / FILE_NAME
-        self._inspector = Inspector(self._chat.input_checks, calibration=calibration, adapters=adapters)
+        calibration = folder / thresholds.FILE_NAME
+        has_adapters = any(check.adapter for check in self._chat.input_checks.values())
+        self._inspector = SeenBefore(
+            Inspector(self._chat.input_checks, calibration=calibration, adapters=adapters),
+            remembers=not has_adapters,  # what somebody else judges, he may judge otherwise tomorrow
+        )
         # A vendor that is away makes requests fail or pass, as declared; it makes no worker unfit.
         local = {
             name: check
             for name, check in self._chat.input_checks.items()
             if not check.adapter.startswith(("http://", "https://"))
         }
-        self._golden_inspector = Inspector(local, calibration=calibration, adapters=adapters)
+        self._golden_inspector = SeenBefore(
+            Inspector(local, calibration=calibration, adapters=adapters), remembers=False
+        )
+        self._rules: Callable[[], OutputScanner] | None = None
         self._typed = _Typed(service, self._chat) if service.is_typed else None
         self._prompt_tokens = tokens.estimate(self._chat.prompt) + tokens.MESSAGE_TOKENS
         self._golden: list[ChatCase] = chat_cases(
@@ -94,13 +105,31 @@ class LoadedChat:
         """Look at the golden cases again; return what does not hold, or nothing."""
         for case in self._golden:
             try:
-                verdict = self._look_at(case.task, self._golden_inspector)
+                verdict = self._leaving(case.task) or self._look_at(case.task, self._golden_inspector)
             except (Exception, SystemExit) as error:  # noqa: BLE001
                 # As for a caller's task: a validator of the user's may raise anything.
                 return f"golden.jsonl line {case.line}: {failed(error).detail}"
             if trouble := trouble_with(case, verdict):
                 return trouble
         return ""
+
+    def _leaving(self, task: InputTask | OutputTask) -> OutputVerdict | None:
+        """Say what keeps a golden answer from leaving at all: the rules that the server holds every answer to."""
+        if isinstance(task, InputTask):
+            return None
+        if self._rules is None:
+            from nightproof.checks.leaving import CompiledRules, OutputScanner
+            from nightproof.checks.prompt_shadow import PromptShadow
+
+            rules = CompiledRules(self._chat.output)
+            prompt = PromptShadow(self._chat.prompt, self._chat.output.sayable)
+            self._rules = lambda: OutputScanner(rules, canary="", prompt=prompt)
+        scanner = self._rules()
+        scanner.feed(task.text)
+        scanner.end()
+        if not scanner.stopped:
+            return None
+        return OutputVerdict(failure="unsafe_output", detail=scanner.stopped, findings=scanner.findings)
 
     @property
     def golden_cases(self) -> int:
@@ -116,17 +145,17 @@ class LoadedChat:
             told = failed(error)
             return Answer(failure="check_failed", detail=told.detail)
 
-    def _look_at(self, task: InputTask | OutputTask, inspector: Inspector) -> InputVerdict | OutputVerdict:
+    def _look_at(self, task: InputTask | OutputTask, inspector: SeenBefore) -> InputVerdict | OutputVerdict:
         return self._look_in(task, inspector) if isinstance(task, InputTask) else self._look_out(task)
 
-    def _look_in(self, task: InputTask, inspector: Inspector) -> InputVerdict:
+    def _look_in(self, task: InputTask, inspector: SeenBefore) -> InputVerdict:
         try:
             conversation = self._read(task)
         except ValidationError as error:
             return InputVerdict(failure="invalid_input", errors=field_errors(error))
         if conversation.error is not None:
             return InputVerdict(failure="invalid_input", errors=[conversation.error])
-        seen = inspector.inspect(conversation.texts)
+        seen = inspector.inspect(conversation.texts, last_message=conversation.last_message)
         verdict = InputVerdict(
             failure=seen.failure,
             detail=seen.detail,
@@ -134,6 +163,7 @@ class LoadedChat:
             bypassed=list(seen.bypassed),
             check_us=dict(seen.check_us),
             is_tainted=conversation.is_tainted,
+            scores=dict(seen.scores),
         )
         if verdict.failure or self._refuses(conversation.given, verdict):
             return verdict
@@ -203,6 +233,8 @@ class _Conversation:
     """What an input says, as texts to be inspected and as messages to be sent."""
 
     error: FieldError | None = None
+    last_message = ""
+    """Under which pointer lies what is certainly new; empty where all of it may be."""
     given: Any = None
     """What the user's own checks are given."""
 
@@ -221,6 +253,7 @@ class _Messages(_Conversation):
     def __init__(self, task: InputTask, marks: str, *, refuses_system: bool) -> None:
         super().__init__()
         self.given = task.messages
+        self.last_message = f"/messages/{len(task.messages) - 1}/"
         self._messages = task.messages
         self._marks = marks
         for place, message in enumerate(task.messages):
@@ -232,10 +265,10 @@ class _Messages(_Conversation):
             self._gather(message, _CHANNELS.get(str(role), "user"), f"/messages/{place}")
         for place, tool in enumerate(task.tools):
             function = tool.get("function")
-            told = function.get("description") if isinstance(function, dict) else None
-            if isinstance(told, str) and told:
+            said = function.get("description") if isinstance(function, dict) else None
+            if isinstance(said, str) and said:
                 # A description is an instruction by nature, so it is not looked at as a document.
-                self.texts.append(Untrusted(told, "user", f"/tools/{place}/function/description"))
+                self.texts.append(Untrusted(said, "user", f"/tools/{place}/function/description"))
 
     def _gather(self, message: dict[str, Any], channel: Channel, pointer: str) -> None:
         content = message.get("content")

@@ -66,6 +66,7 @@ def dashboard(promises: Sequence[Promise]) -> dict[str, Any]:
                 ("p99 wait, s", _quantile(0.99, "nightproof_queue_wait_seconds")),
             ],
         ),
+        *_chat_panels(),
         _panel("Audit: longest commits", [("p99", _audit())], unit="s"),
         _panel(
             "Messages not delivered yet",
@@ -101,6 +102,7 @@ def dashboard(promises: Sequence[Promise]) -> dict[str, Any]:
 
 
 _CHOSEN = '{service=~"$service"}'
+_NOT_CLOSED = '{service=~"$service",state!="closed"}'
 _FAILED = '{service=~"$service|",failure!=""}'
 
 
@@ -120,6 +122,79 @@ def _objective_panels(promise: Promise) -> list[dict[str, Any]]:
         limits = sorted({burn.factor * budget for burn in BURNS if burn.severity == "page"})
         panels.append(_panel(f"{promise.service}: {words}", lines, unit="percentunit", limits=limits))
     return panels
+
+
+def _chat_panels() -> list[dict[str, Any]]:
+    """Return what chat services use, find and wait for; empty where there is none."""
+    per_s = "[$__rate_interval]"
+    first = "nightproof_chat_first_token_seconds"
+    return [
+        _panel(
+            "Chat: tokens per second",
+            [
+                (
+                    "{{service}} {{kind}}",
+                    f"sum by (service, kind) (rate(nightproof_chat_tokens_total{_CHOSEN}{per_s}))",
+                )
+            ],
+        ),
+        _panel(
+            "Chat: cost per hour",
+            [
+                (
+                    "{{service}} {{model}}",
+                    f"3600 * sum by (service, model) (rate(nightproof_chat_cost_total{_CHOSEN}{per_s}))",
+                )
+            ],
+        ),
+        _panel(
+            "Chat: first token",
+            [(f"p{share * 100:g}", _quantile(share, first)) for share in (0.5, 0.99)],
+            unit="s",
+        ),
+        _panel(
+            "Chat: budgets left",
+            [
+                (
+                    "{{service}} {{budget}}",
+                    f"min by (service, budget) (nightproof_chat_budget_left_ratio{_CHOSEN})",
+                )
+            ],
+            unit="percentunit",
+        ),
+        _panel(
+            "Upstreams: tries by how they ended",
+            [
+                (
+                    "{{upstream}} {{failure}}",
+                    f"sum by (upstream, failure) (rate(nightproof_upstream_attempts_total{_CHOSEN}{per_s}))",
+                )
+            ],
+            unit="reqps",
+        ),
+        _panel(
+            "Upstreams: breakers that are not closed",
+            [
+                (
+                    "{{service}} {{upstream}} {{state}}",
+                    f"max by (service, upstream, state) (nightproof_upstream_state{_NOT_CLOSED})",
+                )
+            ],
+        ),
+        _panel(
+            "Chat: what checks found",
+            [
+                (
+                    "{{check}} {{action}}",
+                    f"sum by (check, action) (rate(nightproof_chat_findings_total{_CHOSEN}{per_s}))",
+                )
+            ],
+        ),
+        _panel(
+            "Checks that gave no verdict",
+            [("{{check}}", f"sum by (check) (increase(nightproof_checks_bypassed_total{_CHOSEN}{per_s}))")],
+        ),
+    ]
 
 
 def _quantile(share: float, metric: str) -> str:

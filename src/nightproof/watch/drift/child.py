@@ -25,9 +25,10 @@ import orjson
 from nightproof.base.clock import utc_now, utc_us
 from nightproof.base.frames import FrameReader
 from nightproof.base.profile import Profile, Signal
-from nightproof.storage.reference_file import NoReference, Reference, read_reference
+from nightproof.storage.reference_file import NoReference, Reference, read_prompts, read_reference
 from nightproof.watch.drift import detector, learn, measures, statistics, wire
 from nightproof.watch.drift.fields import fields_of
+from nightproof.watch.drift.prompts import prompt_in, with_features
 from nightproof.watch.drift.wire import Row
 
 _PR_SET_PDEATHSIG = 1
@@ -89,7 +90,7 @@ class Watching:
         raised: detector.Alarm | None = None
         closed = False
         if rows:
-            parsed = measures.parse(rows)
+            parsed = _parsed(rows, self.release)
             codes, answered = self._reader.codes(parsed)
             self._window.add(codes, answered, self._segment_at(message.now_us), message.now_us)
             self._keep(rows)
@@ -117,7 +118,7 @@ class Watching:
                 )
             return
         profile = learn.learn(
-            measures.parse(self._held),
+            _parsed(self._held, self.release),
             service=self.release.service,
             digest=self.release.digest,
             input_schema=self.release.input_schema,
@@ -202,7 +203,7 @@ class Watching:
         if self._profile is None or not self._recent:
             return []
         rows = list(self._recent)
-        codes, answered = self._reader.codes(measures.parse(rows))
+        codes, answered = self._reader.codes(_parsed(rows, self.release))
         scale = next((one for one in self._state.scales if one.multiple == raised.multiple), None)
         window = scale.last if scale else None
         if window is None:
@@ -222,6 +223,13 @@ class Watching:
             if len(found) >= _MOST_EXAMPLES:
                 break
         return found[:_MOST_EXAMPLES]
+
+
+def _parsed(rows: list[Row], release: wire.Release) -> measures.Parsed:
+    parsed = measures.parse(rows)
+    if release.is_chat:
+        parsed.inputs = [with_features(record) for record in parsed.inputs]
+    return parsed
 
 
 def _gained_most(signal: Signal, cells: list[int], segments: list[int]) -> int:
@@ -330,14 +338,18 @@ class Child:
             pointer[1:] for pointer, kind in declared.items() if kind == "time" and "/" not in pointer[1:]
         ]
         try:
-            reference = read_reference(
-                Path(order.folder),
-                fields=list(
-                    {pointer.split("/")[1].replace("~1", "/").replace("~0", "~") for pointer in declared}
-                ),
-                time_field=times[0] if len(times) == 1 else None,
-                most=min(learn.MOST_ROWS, max(1_000, learn.MOST_VALUES // max(1, len(declared)))),
-            )
+            most = min(learn.MOST_ROWS, max(1_000, learn.MOST_VALUES // max(1, len(declared))))
+            if order.release.is_chat:
+                reference = read_prompts(Path(order.folder), prompt_in, most=most)
+            else:
+                reference = read_reference(
+                    Path(order.folder),
+                    fields=list(
+                        {pointer.split("/")[1].replace("~1", "/").replace("~0", "~") for pointer in declared}
+                    ),
+                    time_field=times[0] if len(times) == 1 else None,
+                    most=most,
+                )
         except NoReference as error:
             return wire.NoProfile(str(error))
         rows = len(reference.records)
@@ -363,14 +375,18 @@ class Child:
         for place, output, found in zip(places, message.outputs, message.findings, strict=False):
             outputs[place] = orjson.loads(output) if output else None
             findings[place] = found
+        inputs, has_checked = reference.records, any(message.outputs)
+        if order.release.is_chat:
+            inputs = [with_features(record) for record in inputs]
+            has_checked = bool(message.findings)  # its answers are what the checks say; not all of them score
         try:
             profile = learn.learn(
-                measures.Parsed(reference.records, outputs, findings),
+                measures.Parsed(inputs, outputs, findings),
                 service=order.release.service,
                 digest=order.release.digest,
                 input_schema=order.release.input_schema,
                 output_schema=order.release.output_schema,
-                checks=order.release.checks if any(message.outputs) else [],
+                checks=order.release.checks if has_checked else [],
                 origin="reference",
                 made_us=message.made_us or utc_us(),
                 times_s=[moment.timestamp() for moment in reference.times if moment is not None] or None,

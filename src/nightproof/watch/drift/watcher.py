@@ -20,8 +20,8 @@ import msgspec
 from nightproof.base.clock import iso_us, monotonic_of, monotonic_s, utc_us
 from nightproof.base.conditions import Condition
 from nightproof.settings.settings import DriftSettings
+from nightproof.storage.reference_file import LINES, has_reference
 from nightproof.storage.reference_file import NAME as REFERENCE
-from nightproof.storage.reference_file import has_reference
 from nightproof.watch.drift import wire
 from nightproof.watch.drift.detector import Rules, SignalReport
 from nightproof.watch.drift.process import DriftChild
@@ -266,7 +266,7 @@ class DriftWatcher:
         release = watched.release
         profile, state = await self._keeper.find(release.service, release.digest)
         if not profile and not has_reference(folder):
-            watched.why = f"the release has no {REFERENCE}"
+            watched.why = f"the release has no {LINES if release.is_chat else REFERENCE}"
         elif not profile:
             profile, why = await self._build(release, folder, answer)
             if profile:

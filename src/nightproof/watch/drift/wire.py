@@ -29,6 +29,8 @@ class Release(msgspec.Struct, frozen=True):
     input_schema: dict[str, Any]
     output_schema: dict[str, Any]
     checks: list[str] = []
+    is_chat: bool = False
+    """Its rows are chats, as `prompts` makes them, and its reference is of prompts."""
 
 
 class Build(msgspec.Struct, array_like=True, tag=1):

@@ -5,6 +5,7 @@ Alertmanager knows an alert by its labels, so posting it twice notifies once.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,8 +32,10 @@ class Alertmanager:
 
     @property
     def name(self) -> str:
-        """Name it by its address."""
-        return f"alertmanager {urlsplit(self._url).netloc.rpartition('@')[2]}"
+        """Name it by its host; where its path is another than the usual one, with a digest of it."""
+        parts = urlsplit(self._url)
+        digest = hashlib.sha256(parts.path.encode()).hexdigest()[:6] if parts.path != _PATH else ""
+        return f"alertmanager {parts.netloc.rpartition('@')[2]} {digest}".rstrip()
 
     async def tell(self, message: Message, *, now_us: int) -> str:
         """Post the message's alerts; return the status."""

@@ -11,10 +11,12 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
-
-import httpx
+from typing import TYPE_CHECKING
 
 from nightproof.base.errors import NightproofError
+
+if TYPE_CHECKING:
+    import httpx
 
 _MOST_ANSWER_BYTES = 65_536
 _TOLD_BYTES = 200
@@ -40,6 +42,8 @@ class Sender:
     async def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
         """Send once; return status and the beginning of the answer. Raises NotDelivered with the reason."""
         client = await self._ready()
+        import httpx  # the client has it
+
         try:
             async with (
                 asyncio.timeout(self._within_s),
@@ -62,15 +66,20 @@ class Sender:
     async def _ready(self) -> httpx.AsyncClient:
         async with self._making:
             if self._client is None:
-                context = await asyncio.to_thread(ssl.create_default_context)
-                self._client = httpx.AsyncClient(
-                    verify=context,
-                    follow_redirects=False,
-                    trust_env=False,
-                    timeout=httpx.Timeout(self._within_s),
-                    limits=httpx.Limits(max_connections=16, keepalive_expiry=5.0),
-                )
+                self._client = await asyncio.to_thread(_new_client, self._within_s)
         return self._client
+
+
+def _new_client(within_s: float) -> httpx.AsyncClient:
+    import httpx  # not before there is somebody to tell: every start would wait for it
+
+    return httpx.AsyncClient(
+        verify=ssl.create_default_context(),
+        follow_redirects=False,
+        trust_env=False,
+        timeout=httpx.Timeout(within_s),
+        limits=httpx.Limits(max_connections=16, keepalive_expiry=5.0),
+    )
 
 
 def _refused(answer: httpx.Response, text: str) -> NotDelivered:

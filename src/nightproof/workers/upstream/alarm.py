@@ -37,16 +37,17 @@ class Alarm:
         if task is None:
             raise RuntimeError("an alarm needs a task to wake")
         self._cancelling = task.cancelling()
-        self._tick = deadlines.set(clock.at_s, self, self._ring)
+        self._tick = deadlines.set(clock.at_s, self, self.ring)
 
     def set(self, clock: Clock) -> None:
         """Go by another clock."""
         if not self._rang:
             self._deadlines.take_back(self._tick, self)
             self._clock = clock
-            self._tick = self._deadlines.set(clock.at_s, self, self._ring)
+            self._tick = self._deadlines.set(clock.at_s, self, self.ring)
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
+        """Ring now (what the timer calls)."""
         task = self._task
         if task is not None:
             self._rang = True

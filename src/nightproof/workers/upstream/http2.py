@@ -1,6 +1,8 @@
 """HTTP/2 to an upstream, by httpcore: many calls on one connection, at more CPU than HTTP/1.1 costs.
 
-For an upstream behind TLS that speaks it; one that does not is spoken to in HTTP/1.1.
+For an upstream behind TLS that speaks it; one that does not is spoken to in HTTP/1.1. httpcore forgets a stream that is
+dropped, and the upstream would go on writing, and charging: here it is told so (RST_STREAM). That reaches into httpcore
+1.0, so its version is bounded, and `tests/live/test_upstream_http2.py` sees it from the other side.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import httpcore
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
 
 from nightproof.workers.upstream.addresses import may_connect
 from nightproof.workers.upstream.transport import Forbidden, reason_of, unreachable
@@ -25,9 +29,11 @@ _AT_ONCE = 256
 class Http2Reply:
     """An answer over HTTP/2."""
 
-    def __init__(self, response: httpcore.Response, stack: AsyncExitStack) -> None:
-        self._response = response
+    def __init__(
+        self, response: httpcore.Response, stack: AsyncExitStack, closing: set[asyncio.Task[None]]
+    ) -> None:
         self._stack = stack
+        self._closing = closing
         self._pieces: AsyncIterator[bytes] = response.aiter_stream().__aiter__()
         self._headers = {name.lower(): value for name, value in response.headers}
         self.status = response.status
@@ -48,16 +54,23 @@ class Http2Reply:
     def close(self) -> None:
         """Reset the stream, if it is not over; the connection goes on for others."""
         stack, self._stack = self._stack, AsyncExitStack()
-        task = asyncio.ensure_future(stack.aclose())
-        _closing.add(task)
-        task.add_done_callback(_closed)
+        task = asyncio.get_running_loop().create_task(stack.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody is left to be told
 
 
 class Http2:
     """A connection to one upstream, and more where one is not enough."""
 
     def __init__(self, *, context: ssl.SSLContext, private: bool = False) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
+        self._closing: set[asyncio.Task[None]] = set()
+        """Streams that are being let go."""
+        self._pool = _Pool(
             ssl_context=context,
             http1=True,
             http2=True,
@@ -89,11 +102,11 @@ class Http2:
             raise unreachable(error) from None
         except (*_WIRE, OSError) as error:
             raise UpstreamFault("upstream_broken", f"no answer ({reason_of(error)})") from None
-        return Http2Reply(response, stack)
+        return Http2Reply(response, stack, self._closing)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await asyncio.gather(*_closing, return_exceptions=True)
+        await asyncio.gather(*self._closing, return_exceptions=True)
         await self._pool.aclose()
 
 
@@ -103,13 +116,42 @@ _WIRE = (
     httpcore.TimeoutException,
     httpcore.UnsupportedProtocol,
 )
-_closing: set[asyncio.Future[None]] = set()
+_NO_REQUEST = httpcore.Request("POST", "https://upstream.invalid/")
+"""Carries the (missing) time limits of a write."""
 
 
-def _closed(task: asyncio.Future[None]) -> None:
-    _closing.discard(task)
-    if not task.cancelled():
-        task.exception()  # nobody is left to be told
+class _Resetting(httpcore.AsyncHTTP2Connection):
+    """Tells the other side when a stream is let go before its end."""
+
+    async def _response_closed(self, stream_id: int) -> None:
+        stream = self._h2_state.streams.get(stream_id)
+        if stream is not None and not stream.closed:
+            try:
+                self._h2_state.reset_stream(stream_id, error_code=ErrorCodes.CANCEL)
+                await self._write_outgoing_data(_NO_REQUEST)
+            except (ProtocolError, OSError, *_WIRE):
+                pass  # the connection is gone, and the stream with it
+        await super()._response_closed(stream_id)
+
+
+class _Connection(httpcore.AsyncHTTPConnection):
+    """A connection that, where it turns out to be HTTP/2, resets what is let go."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_connection" and type(value) is httpcore.AsyncHTTP2Connection:
+            value.__class__ = _Resetting
+        super().__setattr__(name, value)
+
+
+class _Pool(httpcore.AsyncConnectionPool):
+    """The pool of such connections."""
+
+    def create_connection(self, origin: httpcore.Origin) -> Any:
+        """Make a connection (the pool's own use)."""
+        made: Any = super().create_connection(origin)
+        if type(made) is httpcore.AsyncHTTPConnection:
+            made.__class__ = _Connection
+        return made
 
 
 class _Network(httpcore.AsyncNetworkBackend):

@@ -62,7 +62,9 @@ class SseReader:
             if line:
                 self._take_line(line)
             elif self._data:
-                events.append(self._event())
+                event = self._event()
+                if event:
+                    events.append(event)
         self._keep_open(last)
         return events
 

@@ -55,8 +55,10 @@ def reason_of(error: BaseException) -> str:
             inner = inner.exceptions[0]
         if isinstance(inner, Forbidden):
             return str(inner)
-        if isinstance(inner, ssl.SSLError):
-            return f"TLS: {inner.reason or type(inner).__name__}"
+        if isinstance(inner, ssl.SSLError) and (
+            kind := getattr(inner, "reason", "")
+        ):  # a library's own has none
+            return f"TLS: {kind}"
         if isinstance(inner, socket.gaierror):
             return "its name is not known"
         if isinstance(inner, OSError) and inner.errno:
@@ -69,4 +71,4 @@ class Forbidden(OSError):
     """The upstream's name came to an address that it may not have."""
 
     def __init__(self) -> None:
-        super().__init__("its name came to an address of a private network")
+        super().__init__("its name came to an address that it may not have")

@@ -1,11 +1,14 @@
 """A typed chat service of tests: a letter in, its subject and mood out."""
 
-import os
+import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 from nightproof import ChatService, Untrusted, fallback, upstream
+
+GIVEN = json.loads((Path(__file__).parent / "given.json").read_text())
 
 
 class Letter(BaseModel):
@@ -23,7 +26,7 @@ service = ChatService(
     upstreams=[
         upstream.openai(
             "only",
-            base_url=os.environ["CHAT_UPSTREAMS"].split(",")[0],
+            base_url=GIVEN["CHAT_UPSTREAMS"].split(",")[0],
             model="model-only",
             first_token_ms=1_000,
             idle_ms=1_000,
