@@ -25,11 +25,6 @@ from nightproof.declare.chat_words import BUILT_IN_CHECKS
 
 Channel = Literal["user", "document", "tool"]
 CHANNELS: tuple[Channel, ...] = ("user", "document", "tool")
-<<<<<<< HEAD
-DEFAULT_CHECKS = BUILT_IN_CHECKS
-"""What a service that says nothing has."""
-=======
->>>>>>> b1f5854b29d4ea92bc37505cc115d413962c78b2
 
 _FAILURES = {"hidden_text": "hidden_text", "secrets": "personal_data", "personal": "personal_data"}
 _CAN_REDACT = ("hidden_text", "secrets", "personal")
@@ -105,18 +100,12 @@ class Inspector:
     ) -> None:
         """Prepare the checks; a built-in one that is not named is as in `BUILT_IN_CHECKS`."""
         self._calibration = thresholds.read(calibration)
-<<<<<<< HEAD
         self._adapters: list[Adapter] = []
-        self._checks = [
-            _Check(name, about, self._look_of(name, about, adapters or {}), _is_adapted(name, about))
-            for name, about in (DEFAULT_CHECKS | dict(checks)).items()
-=======
         self._scores: dict[str, float] = {}
         """What the scoring checks say of the input that is looked at now."""
         self._checks = [
-            _Check(name, about, self._look_of(name, about, adapters or {}))
+            _Check(name, about, self._look_of(name, about, adapters or {}), _is_adapted(name, about))
             for name, about in (BUILT_IN_CHECKS | dict(checks)).items()
->>>>>>> b1f5854b29d4ea92bc37505cc115d413962c78b2
             if about.action != "off"
         ]
         self._warm_up()
@@ -170,11 +159,7 @@ class Inspector:
             for text in (Untrusted("Is this on?", each, "") for each in CHANNELS)
         ]
         for check in self._checks:
-<<<<<<< HEAD
             if not check.is_adapted:
-=======
-            if check.name in BUILT_IN_CHECKS and not check.about.adapter:
->>>>>>> b1f5854b29d4ea92bc37505cc115d413962c78b2
                 check.look(seen)
 
     def _run(self, check: _Check, seen: Sequence[_Seen], told: Inspection) -> tuple[list[_Spotted], str]:
@@ -225,11 +210,7 @@ class Inspector:
     def _look_of(
         self, name: str, about: InputCheckDescription, adapters: Mapping[str, Callable[..., Any]]
     ) -> _Look:
-<<<<<<< HEAD
         if _is_adapted(name, about):
-=======
-        if about.adapter or name not in BUILT_IN_CHECKS:
->>>>>>> b1f5854b29d4ea92bc37505cc115d413962c78b2
             return self._adapted(name, about, adapters)
         if about.action == "redact" and name not in _CAN_REDACT:
             raise DeclarationError(
@@ -288,7 +269,7 @@ class Inspector:
 
 
 def _is_adapted(name: str, about: InputCheckDescription) -> bool:
-    return bool(about.adapter) or name not in DEFAULT_CHECKS
+    return bool(about.adapter) or name not in BUILT_IN_CHECKS
 
 
 def _question(channel: Channel) -> Literal["prompt", "document"]:
