@@ -24,8 +24,13 @@ serve: setup
 test: setup
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not soak' $(ARGS)
 
+# `make soak SECONDS=1800` breaks the example at random for so long; without SECONDS it runs the long tests.
 soak: setup
+ifdef SECONDS
+	$(BIN)/nightproof drill examples/credit --soak $(SECONDS)s $(ARGS)
+else
 	$(BIN)/python -m pytest -m soak --timeout=3600 $(ARGS)
+endif
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -4,80 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from nightproof.storage.ledger_store import LedgerReader
-from nightproof.storage.statefolder import StateFolder
+from nightproof.drills.books import Books, entries_of, read_books
 from tests.serving import Served
 
-
-@dataclass
-class Books:
-    """What the ledger holds of one run."""
-
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    """The leaves of requests that have an entry of their own."""
-    summaries: list[dict[str, Any]] = field(default_factory=list)
-    """The leaves of entries that requests share."""
-    operators: list[dict[str, Any]] = field(default_factory=list)
-    stop: dict[str, Any] | None = None
-    """What the server itself says at its end; None after a kill."""
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        """The lines of all summaries."""
-        return [line for summary in self.summaries for line in summary["lines"]]
-
-    @property
-    def failures(self) -> Counter[str]:
-        """How often each failure is recorded; empty for answers."""
-        counted = Counter(leaf["failure"] for leaf in self.requests)
-        for line in self.lines:
-            counted[line["failure"]] += line["count"]
-        return counted
-
-    @property
-    def total(self) -> int:
-        """How many requests are recorded."""
-        return len(self.requests) + sum(summary["count"] for summary in self.summaries)
+__all__ = ["Books", "books_balance", "entries_of", "leaves_of", "read_books", "samples"]
 
 
 def leaves_of(state: Path, request_id: str) -> list[dict[str, Any]]:
     """Return what the ledger holds under an id."""
     return [json.loads(entry.leaf) for entry in entries_of(state) if entry.id == request_id]
-
-
-def entries_of(state: Path, first_seq: int = 0) -> Iterator[Any]:
-    """Go through a ledger's entries."""
-    reader = LedgerReader(StateFolder.open(state, create=False).ledger_db)
-    try:
-        yield from reader.all_entries(first_seq)
-    finally:
-        reader.close()
-
-
-def read_books(state: Path) -> Books:
-    """Read the ledger's last run."""
-    books = Books()
-    for entry in entries_of(state):
-        leaf = json.loads(entry.leaf)
-        match entry.kind:
-            case "start":
-                books = Books()
-            case "request":
-                books.requests.append(leaf)
-            case "summary":
-                books.summaries.append(leaf)
-            case "operator":
-                books.operators.append(leaf)
-            case "stop":
-                books.stop = leaf
-    return books
 
 
 def samples(metrics: str, name: str) -> dict[tuple[tuple[str, str], ...], float]:

@@ -13,6 +13,7 @@ what a shell finds under the name `nightproof` in a test, and asks the process t
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -24,6 +25,7 @@ import sys
 NAMED_BY = "WARM_NIGHTPROOF"
 _HEAD = struct.Struct("!I")
 _TOLD = struct.Struct("!i")
+_PR_SET_PDEATHSIG = 1
 
 
 class Forked:
@@ -125,9 +127,7 @@ def serve(name: str) -> None:
                 os.read(wake, 4_096)
                 _tell(running)
             if 0 in readable:
-                for pid in running:
-                    os.kill(pid, signal.SIGKILL)
-                return  # whoever started us is gone
+                return  # whoever started us is gone; what we forked goes with us
             if listener in readable:
                 line, _ = listener.accept()
                 _run(line, running, listener, [wake, woken])
@@ -157,6 +157,7 @@ def _run(
         running[pid] = line
         line.sendall(_TOLD.pack(pid))
         return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for one in (listener, line, *running.values()):

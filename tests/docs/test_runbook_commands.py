@@ -26,6 +26,7 @@ import pytest
 import trustme
 
 from nightproof.base.failures import CATALOGUE
+from nightproof.drills.stage import SHIM
 from tests.callers import offer
 from tests.docs import pages
 from tests.releases import folder_of, release_folder, release_of
@@ -303,7 +304,7 @@ def taken_back(folder: Path) -> Iterator[Made]:
 def shaken(folder: Path) -> Iterator[Made]:
     """Serve while the clock jumps, the log's writer is killed, the server stands still, and no collector is there."""
     ahead = folder / "ahead"
-    paths = f"{ROOT / 'tests' / 'material' / 'jumping_clock'}:{os.environ.get('PYTHONPATH', '')}"
+    paths = f"{SHIM}:{os.environ.get('PYTHONPATH', '')}"
     env = {
         "NIGHTPROOF_RETENTION_EVERY_S": "0.2", "JUMPING_CLOCK": str(ahead), "PYTHONPATH": paths.rstrip(":"),
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
@@ -332,7 +333,7 @@ def conditions(served: Served) -> set[str]:
 @contextmanager
 def full(folder: Path) -> Iterator[Made]:
     """Serve a service that spills, on a disk that is full."""
-    failing = f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
+    failing = f"{SHIM}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
     env = {"PYTHONPATH": failing, "FAILING_DISK": str(folder)}
     with serving("ward", folder / "state", env=env) as served:
         served.predict({"x": 1})

@@ -12,6 +12,7 @@ from typing import Any
 
 from nightproof.audit.vault import Vault
 from nightproof.base.clock import utc_us
+from nightproof.drills.stage import SHIM
 from nightproof.settings.load import load
 from nightproof.steer import keep
 from nightproof.steer.archive import archive_of
@@ -21,7 +22,7 @@ from nightproof.storage.master_key import read_master_key
 from nightproof.storage.statefolder import StateFolder
 from nightproof.storage.vault_store import VaultStore
 from tests.callers import entries_of, leaf_of
-from tests.serving import ROOT, Served, run_nightproof, serving, wait_until
+from tests.serving import Served, run_nightproof, serving, wait_until
 
 MARK = "unforgettable-7c1e"
 YEAR_US = 365 * 86_400 * 1_000_000
@@ -84,7 +85,7 @@ def test_a_clock_that_jumps_ahead_destroys_nothing_until_somebody_has_looked(sta
     env = {
         "NIGHTPROOF_RETENTION_EVERY_S": "0.2",
         "JUMPING_CLOCK": str(ahead),
-        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'jumping_clock'}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": f"{SHIM}:{os.environ.get('PYTHONPATH', '')}",
     }
     with serving("clinic", state, env=env) as served:
         request_id = ask(served, "p1")

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
+from nightproof.drills.stage import SHIM
 from tests.callers import Callers
-from tests.serving import ROOT, Served, serving, wait_until
-
-FAILING = ROOT / "tests" / "material" / "failing_disk"
+from tests.serving import Served, serving, wait_until
 
 
 def component(served: Served, name: str) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def test_a_ledger_that_nobody_uses_is_asked_by_a_real_write(state: Path, tmp_pat
     env = {
         "NIGHTPROOF_HEALTH_LEDGER_WRITE_EVERY_S": "0.5",
         "FAILING_DISK": str(tmp_path),
-        "PYTHONPATH": str(FAILING),
+        "PYTHONPATH": str(SHIM),
     }
     with serving("mirror", state, env=env) as served:
         entries = served.status()["ledger"]["last_seq"]

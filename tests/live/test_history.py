@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from nightproof.cli.timeline import from_file
+from nightproof.drills.stage import SHIM
 from nightproof.storage.sqlite import StorageUnavailable
 from nightproof.storage.watch_store import StoredWindow, WatchStore, open_or_begin_anew
 from nightproof.watch.history import History, merge_stored
@@ -25,7 +26,6 @@ from tests.serving import Served, run_nightproof, serving, wait_until
 
 NOON_S = 1_800_000_000
 QUICK = {"NIGHTPROOF_HISTORY_WRITE_EVERY_S": "0.5"}
-FAILING = Path(__file__).parents[1] / "material" / "failing_disk"
 
 
 def opened(path: Path, *, most_bytes: int = 16 << 20) -> WatchStore:
@@ -365,7 +365,7 @@ def test_status_since_shows_a_running_server_and_exits_0(shared_faulty: Served):
 def test_a_file_for_watching_that_is_full_or_damaged_keeps_nobody_from_his_answer(
     state: Path, tmp_path: Path
 ):
-    env = {**QUICK, "FAILING_DISK": str(tmp_path), "FAILING_FILE": "watch.db", "PYTHONPATH": str(FAILING)}
+    env = {**QUICK, "FAILING_DISK": str(tmp_path), "FAILING_FILE": "watch.db", "PYTHONPATH": str(SHIM)}
     with serving("mirror", state, env=env) as served:
         served.wait_until(lambda: component(served, "history")["ok"] is True)
         (tmp_path / "fault").write_text("full")

@@ -21,11 +21,12 @@ import httpx
 import psycopg
 import pytest
 
+from nightproof.drills.stage import SHIM
 from nightproof.storage.ledger_postgres import PostgresReader
 from nightproof.storage.ledger_store import LedgerReader
 from tests.callers import Callers, entries_of, is_alive, leaf_of
 from tests.postgres import Postgres
-from tests.serving import ROOT, SERVICES, Served, control_socket, run_nightproof, serving, wait_until
+from tests.serving import SERVICES, Served, control_socket, run_nightproof, serving, wait_until
 
 PATIENT = {"NIGHTPROOF_WORKERS_RESTARTS": "1000"}
 
@@ -389,7 +390,7 @@ def test_a_log_that_cannot_be_written_keeps_nobody_from_doing_his_work(state: Pa
 
 def on_a_failing_disk(tmp_path: Path, **more: str) -> dict[str, str]:
     """Return the environment of a server whose disk fails on cue."""
-    path = f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}"
+    path = f"{SHIM}:{os.environ.get('PYTHONPATH', '')}"
     return {**PATIENT, "PYTHONPATH": path.rstrip(":"), "FAILING_DISK": str(tmp_path), **more}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from nightproof.drills.stage import SHIM
 from nightproof.storage.registry_store import RegistryStore
 from tests.callers import entries_of, is_alive, leaf_of
 from tests.releases import STEPS, Load, folder_of, operate, release_folder, release_of, until
@@ -216,7 +217,7 @@ def test_a_full_disk_under_the_registry_leaves_the_old_release_live(state: Path,
     release_of(state, "1.0", live=True)
     release_of(state, "1.1")
     env = {
-        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": f"{SHIM}:{os.environ.get('PYTHONPATH', '')}",
         "FAILING_DISK": str(tmp_path),
         "FAILING_FILE": "registry.db",
     }

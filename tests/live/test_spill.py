@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from nightproof.drills.stage import SHIM
 from nightproof.storage.spill_file import SpillFile
 from tests.callers import entries_of, leaf_of
-from tests.serving import ROOT, Served, run_nightproof, serving
+from tests.serving import Served, run_nightproof, serving
 
 SECRET = 271_828.0
 """A value that must not be readable in the side file."""
@@ -21,7 +22,7 @@ SECRET = 271_828.0
 
 def failing(tmp_path: Path, **more: str) -> dict[str, str]:
     """Return the environment of a server whose disk fails on cue."""
-    path = f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}"
+    path = f"{SHIM}:{os.environ.get('PYTHONPATH', '')}"
     return {"PYTHONPATH": path.rstrip(":"), "FAILING_DISK": str(tmp_path), **more}
 
 

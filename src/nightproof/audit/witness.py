@@ -184,6 +184,7 @@ class Witness:
 
     def _failed(self, why: str) -> None:
         self._why = why
+        self._is_folder_held_to = False  # what is mounted there next may be another log's
         self._pause_s = min(max(self._pause_s * 2, self._settings.every_s), _BACKOFF_MOST_S)
 
     def _keep_in(self, folder: WitnessFolder, checkpoint: Checkpoint) -> None:
@@ -196,8 +197,9 @@ class Witness:
                     _hold_to(reader, seen, [Verifier(self._vkey())], str(folder.path))
                 finally:
                     reader.close()
-            self._is_folder_held_to = True
         folder.keep(checkpoint.size, checkpoint.note)
+        # Not before: a folder that takes nothing yet has shown nothing of what will be there once it is mounted.
+        self._is_folder_held_to = True
 
     async def _post(self, checkpoint: Checkpoint) -> Checkpoint:
         """Send the checkpoint with its consistency proof; return which one the witness took.

@@ -100,9 +100,9 @@ class Inspector:
     ) -> None:
         """Prepare the checks; a built-in one that is not named is as in `BUILT_IN_CHECKS`."""
         self._calibration = thresholds.read(calibration)
-        self._adapters: list[Adapter] = []
         self._scores: dict[str, float] = {}
         """What the scoring checks say of the input that is looked at now."""
+        self._adapters: list[Adapter] = []
         self._checks = [
             _Check(name, about, self._look_of(name, about, adapters or {}), _is_adapted(name, about))
             for name, about in (BUILT_IN_CHECKS | dict(checks)).items()

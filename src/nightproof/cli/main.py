@@ -59,6 +59,7 @@ class _Verbs(click.Group):
         "runbook": ("nightproof.cli.runbook", "runbook"),
         "drift": ("nightproof.cli.drift", "drift"),
         "feedback": ("nightproof.cli.feedback", "feedback"),
+        "drill": ("nightproof.cli.drill", "drill"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

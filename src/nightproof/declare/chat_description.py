@@ -60,7 +60,7 @@ class InputCheckDescription(msgspec.Struct, frozen=True, kw_only=True):
     """One built-in check of what comes in."""
 
     action: CheckAction
-    budget_ms: float = 1_000.0
+    budget_ms: float = 50.0
     """Of a built-in check processor time, for each 16,384 characters begun; of an adapter time on the wall's clock."""
     when_fails: WhenFails = "closed"
     threshold: float = 0.0

@@ -51,7 +51,11 @@ async def record(story: Story, house: House) -> None:
         try:
             await _keep(story, house)
         except (AuditUnavailable, AuditOutcomeUnknown) as fault:
-            _end_unrecorded(story, house, fault)
+            if house.starting and story.failure == "model_unavailable":
+                # The log is not open yet, and nothing is answered: counted, it is told for what it is.
+                count_shed(house, story.failure, story.service, story.caller.key_id if story.caller else "")
+            else:
+                _end_unrecorded(story, house, fault)
     _finish(story, house)
 
 

@@ -1,0 +1,463 @@
+"""Conduct drills: steady state, fault under load, observation, undoing, steady state again; then the auditor's turn.
+
+Drills that leave their stage as it was share one. Whether an alert ends is looked at while the next drills run, and at
+the latest before the stage is closed: waiting for it would make up most of the time.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from nightproof.base.alerting import CAUSES
+from nightproof.base.clock import monotonic_s
+from nightproof.base.errors import NightproofError
+from nightproof.declare.describe import Description
+from nightproof.drills import judge
+from nightproof.drills.books import read_books
+from nightproof.drills.drill import CannotRun, Drill, NotApplicable, NotRun
+from nightproof.drills.inputs import Inputs
+from nightproof.drills.load import Crowd
+from nightproof.drills.observed import Call, Claim, Marks, Observations, Records, Result, Sample, Told
+from nightproof.drills.promise import Promise
+from nightproof.drills.scene import Scene
+from nightproof.drills.stage import Ran, Stage, StageFailed, pause
+
+Say = Callable[[str, str], None]
+"""Told of what happens: a kind (stage, drill, breaking, waiting, done), and words."""
+
+_STEADY_BEFORE_S = 30.0
+_STEADY_WINDOW_S = 1.5
+_LOOK_AGAIN_S = 0.1
+_SHOW_RECORDS_WITHIN_S = 4.0
+_PATIENCE_S = 5.0
+_QUIET_WITHIN_S = 75.0
+_CALM_RATE_PER_S = 20.0
+_MOST_OPEN = 24
+"""Drills whose alerts may still be on their way to an end: what they saw is kept until then."""
+
+
+@dataclass
+class Open:
+    """A drill that is over but for its alert's end."""
+
+    drill: Drill
+    promise: Promise
+    scene: Scene
+    marks: Marks
+    records: Records
+    calls: list[Call]
+    ended_s: float
+    """On the monotonic clock, like all of the scene's."""
+    results_at: int
+    """Its place in the report."""
+    name: str = ""
+
+
+class Suite:
+    """Runs drills on a service folder, and keeps their results in order."""
+
+    def __init__(
+        self,
+        folder: Path,
+        declared: Description,
+        *,
+        seed: int,
+        say: Say,
+        keep: bool = False,
+        on_result: Callable[[Result], None],
+    ) -> None:
+        self.results: list[Result] = []
+        self._folder = folder
+        self._declared = declared
+        self._inputs = Inputs(folder, declared)
+        self._seed = seed
+        self._say = say
+        self._keep = keep
+        self._on_result = on_result
+        self._stage: Stage | None = None
+        self._open: list[Open] = []
+
+    def run(self, drills: Sequence[Drill | NotRun]) -> list[Result]:
+        """Run them all, those of one setting after the other; close the stage whatever happens."""
+        try:
+            for drill in drills:
+                self.run_one(drill)
+        finally:
+            self.close()
+        return self.results
+
+    def close(self) -> None:
+        """Wait for the alerts that are still to end, and close the stage."""
+        try:
+            self._settle()
+        finally:
+            if self._stage is not None:
+                self._stage.close()
+                self._stage = None
+
+    # -- one drill ----------------------------------------------------------------------------
+
+    def applies(self, drill: Drill) -> bool:
+        """Say whether a drill says something about this service."""
+        return not drill.applies(self._declared, self._inputs)
+
+    def run_one(self, drill: Drill | NotRun, *, name: str = "") -> None:
+        """Run one drill; `name` is what its result is called where it is run more than once."""
+        if isinstance(drill, NotRun):
+            self.add(_not_run(drill, drill.word, drill.why))
+            return
+        if why := drill.applies(self._declared, self._inputs):
+            self.add(_not_run(drill, "not applicable", why))
+            return
+        began_s = monotonic_s()
+        self._say("drill", drill.name)
+        try:
+            stage = self._stage_for(drill)
+            if not self._is_quiet(drill, stage):
+                self.close()
+                stage = self._stage_for(drill)
+            opened = self._conduct(drill, stage)
+        except NotApplicable as reason:
+            self.add(_not_run(drill, "not applicable", str(reason), took_s=monotonic_s() - began_s))
+        except CannotRun as reason:
+            self.add(_not_run(drill, "could not run", str(reason), took_s=monotonic_s() - began_s))
+        except StageFailed as error:
+            self._drop_stage()
+            self.add(_not_run(drill, "could not run", f"{error.text} {error.hint}".strip()))
+        except Exception as error:  # noqa: BLE001 - a border: one drill's mistake must not cost the others' results
+            self.add(_not_run(drill, "could not run", _place_of(error), took_s=monotonic_s() - began_s))
+            self.close()
+        else:
+            opened.ended_s, opened.name = monotonic_s(), name or drill.name
+            if len(self._open) >= _MOST_OPEN:
+                self._settle()
+            self._open.append(opened)
+            self.add(self._judged(opened, took_s=monotonic_s() - began_s))
+            is_spoilt = not (opened.records.balances and opened.records.is_verified)
+            if drill.spoils_stage or is_spoilt or self.results[-1].word == "not restored":
+                self.close()
+
+    def _conduct(self, drill: Drill, stage: Stage) -> Open:
+        promise = drill.promise(self._declared)
+        bodies = [json.dumps(record).encode() for record in self._inputs.good()]
+        if not bodies:
+            raise CannotRun("the service has no golden cases, so nobody knows what to ask it")
+        first_seq = read_books(stage.state, 0).next_seq
+        patience_s = self._declared.deadline_ms / 1_000 + _PATIENCE_S
+        crowd = Crowd(
+            stage.place, bodies, rate_per_s=drill.rate_per_s, patience_s=patience_s, seed=self._seed
+        )
+        scene = Scene(
+            stage, crowd, declared=self._declared, inputs=self._inputs, promise=promise, seed=self._seed
+        )
+        crowd.start()
+        try:
+            if self._wait_for_steady(scene, from_s=scene.began_s, within_s=_STEADY_BEFORE_S) is None:
+                raise CannotRun("the service was not in a steady state before anything was broken")
+            if promise.alerts & {failure for failure, _, _ in stage.receiver.firing()}:
+                raise CannotRun(f"{promise.alertname} fires already, before anything was broken")
+            self._say("breaking", drill.breaks)
+            drill.act(scene)
+            if scene.fault_s is None or scene.undone_s is None:
+                raise CannotRun("the drill broke nothing")
+            self._say("waiting", "until it is as before")
+            within_s = 2 * promise.recover_within_s + 5.0
+            steady_s = self._wait_for_steady(scene, from_s=scene.undone_s, within_s=within_s)
+            pause(judge.LOOK_AT_LEAST_S - scene.since_fault_s)
+            if promise.alert and not scene.has_alerted():
+                self._say("waiting", f"for {promise.alertname}")
+                left_s = promise.alert_within_s + 1.0 - scene.since_fault_s
+                scene.until(scene.has_alerted, within_s=max(0.0, left_s))
+        finally:
+            scene.undo_all()
+            crowd.stop()
+        ended_s = monotonic_s()
+        calls = sorted([*crowd.calls, *scene.others], key=lambda call: call.sent_s)
+        self._say("waiting", "for the auditor")
+        records = self._audit(stage, promise, [*calls, *scene.own], first_seq)
+        begin_s = scene.began_s
+        marks = Marks(
+            fault_s=scene.fault_s - begin_s,
+            undone_s=scene.undone_s - begin_s,
+            steady_s=None if steady_s is None else steady_s - begin_s,
+            ended_s=ended_s - begin_s,
+        )
+        return Open(drill, promise, scene, marks, records, calls, ended_s, len(self.results))
+
+    def _wait_for_steady(self, scene: Scene, *, from_s: float, within_s: float) -> float | None:
+        """Wait until the service is as it should be; return since when, on the monotonic clock."""
+        stage = scene.stage
+        if stage.lookout is None:
+            return None
+        until_s = monotonic_s() + within_s
+        while monotonic_s() < until_s:
+            now_s = monotonic_s()
+            since_s = max(from_s, now_s - _STEADY_WINDOW_S)
+            if judge.is_steady(
+                list(scene.crowd.calls),
+                list(stage.lookout.samples),
+                since_s=since_s,
+                workers=self._workers_of(stage),
+                within_s=self._declared.deadline_ms / 1_000,
+            ):
+                return since_s
+            pause(_LOOK_AGAIN_S)
+        return None
+
+    def _workers_of(self, stage: Stage) -> int:
+        """Return how many workers there are on a good day, the warm spares among them."""
+        workers = stage.setting.declares.get("workers", [self._declared.workers_min])
+        return int(workers[0]) + int(stage.setting.declares.get("spares", self._declared.spares))
+
+    def _audit(self, stage: Stage, promise: Promise, calls: Sequence[Call], first_seq: int) -> Records:
+        """Ask the log as an auditor does: is every acknowledged call in it, does it verify, do its books balance?"""
+        ids = sorted({call.id for call in calls if call.id and call.ending in ("answered", "degraded")})
+        file = stage.root / "acknowledged.txt"
+        file.write_text("".join(f"{one}\n" for one in ids), encoding="utf-8")
+        until_s = monotonic_s() + _SHOW_RECORDS_WITHIN_S
+        while True:
+            books = read_books(stage.state, first_seq)
+            failures = books.failures
+            if not promise.recorded_as or failures[promise.recorded_as] or monotonic_s() > until_s:
+                break
+            pause(_LOOK_AGAIN_S)
+        return audit(stage, file, {name: count for name, count in failures.items() if name})
+
+    # -- alerts that are to end ---------------------------------------------------------------
+
+    def _is_quiet(self, drill: Drill, stage: Stage) -> bool:
+        """Wait until nothing fires that would hide this drill's alert: its own from before, or a cause of it.
+
+        What stands for longer than we wait, as some do on purpose, asks for a stage where it does not.
+        """
+        alerts = drill.promise(self._declared).alerts
+        hiding = {*alerts, *(cause for alert in alerts for cause in CAUSES.get(alert, ()))}
+
+        def is_quiet() -> bool:
+            return not hiding & {failure for failure, _, _ in stage.receiver.firing()}
+
+        if is_quiet():
+            return True
+        standing = {
+            one for opened in self._open if not opened.promise.ends_within_s for one in opened.promise.alerts
+        }
+        if hiding & standing:
+            return False
+        self._say("waiting", "until what fires from before is over")
+        with self._callers(stage):
+            return stage.wait_until(is_quiet, within_s=_QUIET_WITHIN_S)
+
+    def _settle(self) -> None:
+        """See how the alerts of the drills on this stage ended, and judge again with that."""
+        stage, waiting = self._stage, self._open
+        self._open = []
+        if stage is None or not waiting:
+            return
+        with self._callers(stage):
+            for opened in waiting:
+                if opened.promise.ends_within_s and opened.scene.has_alerted():
+                    self._await_end(opened, stage)
+        for opened in waiting:
+            took_s = self.results[opened.results_at].took_s
+            self.results[opened.results_at] = self._judged(opened, took_s=took_s, is_last=True)
+
+    def _await_end(self, opened: Open, stage: Stage) -> None:
+        alerts = opened.promise.alerts
+
+        def is_over() -> bool:
+            return not alerts & {one for one, _, _ in stage.receiver.firing()}
+
+        if not is_over():
+            self._say("waiting", f"for the end of {opened.promise.alertname}")
+            # The clock runs from the end of the drill; without callers a share of requests could not get better.
+            until_s = max(opened.ended_s, monotonic_s()) + opened.promise.ends_within_s
+            stage.wait_until(is_over, within_s=max(0.0, until_s - monotonic_s()))
+
+    @contextmanager
+    def _callers(self, stage: Stage) -> Iterator[None]:
+        """Let ordinary callers ask meanwhile: no data is not taken for good news."""
+        bodies = [json.dumps(record).encode() for record in self._inputs.good()]
+        crowd = Crowd(
+            stage.place, bodies, rate_per_s=_CALM_RATE_PER_S, patience_s=_PATIENCE_S, seed=self._seed
+        )
+        crowd.start()
+        try:
+            yield
+        finally:
+            crowd.stop()
+
+    def _judged(self, opened: Open, *, took_s: float, is_last: bool = False) -> Result:
+        seen = self._observations(opened, is_last=is_last)
+        verdicts = judge.judge(opened.promise, seen)
+        word = judge.worst(one.word for one in verdicts)
+        drill = opened.drill
+        short = [one for one in verdicts if one.word in ("fell short", "not restored")]
+        return Result(
+            name=opened.name,
+            group=drill.group,
+            breaks=drill.breaks,
+            word=word,
+            why=short[0].seen if short else "",
+            verdicts=verdicts,
+            harm=judge.harm(judge.under_fault(seen), before=judge.before_fault(seen)),
+            proves=drill.proves,
+            runbook=drill.runbook,
+            frameworks=drill.frameworks,
+            took_s=round(took_s, 1),
+            claims=tuple(seen.claims),
+            notes=tuple(seen.notes),
+            timeline=judge.timeline(opened.promise, seen),
+        )
+
+    def _observations(self, opened: Open, *, is_last: bool) -> Observations:
+        scene, begin_s = opened.scene, opened.scene.began_s
+        receiver, lookout = scene.stage.receiver, scene.stage.lookout
+        end_s = opened.ended_s
+        told = [
+            msgspec.structs.replace(one, at_s=one.at_s - begin_s)
+            for one in list(receiver.told)
+            if begin_s <= one.at_s
+            and (one.at_s <= end_s or (one.failure in opened.promise.alerts and is_last))
+        ]
+        return Observations(
+            marks=opened.marks,
+            calls=[msgspec.structs.replace(one, sent_s=one.sent_s - begin_s) for one in opened.calls],
+            told=told,
+            samples=[
+                msgspec.structs.replace(one, at_s=one.at_s - begin_s)
+                for one in list(lookout.samples if lookout else ())
+                if begin_s <= one.at_s <= end_s
+            ],
+            claims=tuple(scene.claims),
+            records=opened.records,
+            not_restored="; ".join(scene.trouble),
+            still_firing=_still_firing(opened.promise, told) if is_last else (),
+            notes=tuple(scene.notes),
+        )
+
+    # -- stages and results -------------------------------------------------------------------
+
+    def _stage_for(self, drill: Drill) -> Stage:
+        if self._stage is not None and self._stage.setting != drill.setting:
+            self.close()
+        if self._stage is None:
+            self._say("stage", drill.setting.name)
+            self._stage = Stage(self._folder, drill.setting, seed=self._seed, keep=self._keep)
+            self._stage.open(self._declared.service)
+        return self._stage
+
+    def _drop_stage(self) -> None:
+        self._open.clear()
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None
+
+    def samples(self) -> list[Sample]:
+        """Return what was seen of the present stage's server from outside; empty where there is none."""
+        lookout = self._stage.lookout if self._stage is not None else None
+        return [] if lookout is None else list(lookout.samples)
+
+    def finish(self) -> Claim:
+        """Stop the stage's server in order and close its books: every run that said goodbye must balance."""
+        self._settle()
+        stage = self._stage
+        if stage is None or stage.server is None:
+            return Claim(
+                aspect="recorded", what="the books", promised="balance", seen="there are none", holds=False
+            )
+        code = stage.server.pause()
+        ran = stage.run("audit", "reconcile", "--json")
+        books = ran.json or {}
+        runs = books.get("runs", [])
+        recorded = sum(one["requests"] + one["shared"] for one in runs)
+        told = f"exit {code}; {recorded} requests in {len(runs)} runs; " + (
+            "; ".join(books.get("why", ())) or "balanced"
+        )
+        holds = code == 0 and bool(books.get("ok"))
+        return Claim(
+            aspect="recorded", what="the books", promised="balance after the stop", seen=told, holds=holds
+        )
+
+    def add(self, result: Result) -> None:
+        self.results.append(result)
+        self._on_result(result)
+
+
+def audit(stage: Stage, acknowledged: Path, failures: dict[str, int]) -> Records:
+    """Have `audit verify` and `audit reconcile` say what they find, of a server that runs or of one that does not."""
+    verified = stage.run("audit", "verify", "--json")
+    balanced = stage.run("audit", "reconcile", "--acknowledged", str(acknowledged), "--json")
+    verdict, books = verified.json or {}, balanced.json or {}
+    return Records(
+        acknowledged=int(books.get("acknowledged", 0)),
+        missing=int(books.get("missing", 0)),
+        is_verified=bool(verdict.get("ok")),
+        verified=_why_not_verified(verified),
+        balances=bool(books.get("ok")),
+        balance="; ".join(books.get("why", ())) or balanced.err.strip()[-300:],
+        failures=failures,
+    )
+
+
+def _place_of(error: Exception) -> str:
+    """Say what went wrong in the drill itself, and where."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"the drill failed: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+
+
+def _why_not_verified(ran: Ran) -> str:
+    verdict = ran.json or {}
+    first = verdict.get("first_bad") or {}
+    return str(first.get("text") or ran.err.strip()[-300:])
+
+
+def _still_firing(promise: Promise, told: Sequence[Told]) -> tuple[str, ...]:
+    if not promise.ends_within_s:
+        return ()
+    last: dict[tuple[str, str, str], str] = {}
+    for one in told:
+        if one.failure in promise.alerts:
+            last[one.alertname, one.service, one.severity] = one.state
+    return tuple(sorted({name for (name, _, _), state in last.items() if state == "firing"}))
+
+
+def _not_run(drill: Drill | NotRun, word: str, why: str, *, took_s: float = 0.0) -> Result:
+    return Result(
+        name=drill.name,
+        group=drill.group,
+        breaks=drill.breaks,
+        word="not applicable" if word == "not applicable" else "could not run",
+        why=why,
+        proves=drill.proves,
+        runbook=drill.proves[0] if drill.proves else "",
+        frameworks=drill.frameworks,
+        took_s=round(took_s, 1),
+    )
+
+
+def describe_folder(folder: Path, root: Path) -> Description:
+    """Have `nightproof check` describe a service folder; raise NightproofError where it cannot be served."""
+    import os
+    import subprocess
+    import sys
+
+    env = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTPROOF_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "nightproof", "check", str(folder), "--json"],
+        capture_output=True, text=True, timeout=300, env=env, cwd=root, check=False,
+    )  # fmt: skip
+    try:
+        told = json.loads(done.stdout)
+    except ValueError:
+        raise NightproofError(f"{folder} cannot be checked: {done.stderr.strip()[-500:]}") from None
+    if not told["ok"]:
+        first = told["errors"][0]
+        raise NightproofError(first["what"], hint=first["do"])
+    return msgspec.convert(told["description"], Description)

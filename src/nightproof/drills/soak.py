@@ -1,0 +1,113 @@
+"""Random faults for hours, unattended: chosen by a seed, one after the other, on one stage; at the end the books.
+
+Answers what single drills cannot: does anything add up? Records that are missing, callers that are stuck, memory that
+grows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from nightproof.base.clock import monotonic_s
+from nightproof.drills import judge
+from nightproof.drills.drill import Drill, NotRun
+from nightproof.drills.observed import Claim, Result, Sample, Verdict
+from nightproof.drills.run import Suite
+
+_WARM_S = 60.0
+_LEAST_SAMPLES = 40
+_MOST_GROWTH_MB_PER_H = 20.0
+_SHORTEST_S = 600.0
+"""Of less than that no slope is told: a server that has just begun still fills its caches."""
+
+
+def soak(suite: Suite, drills: Sequence[Drill | NotRun], *, seconds: float, seed: int) -> list[Result]:
+    """Run drills at random until the time is up; the last result is about all of it."""
+    fit = [one for one in drills if isinstance(one, Drill) and one.in_soak and suite.applies(one)]
+    # It only chooses what is broken next; nothing secret depends on it.
+    draw = random.Random(seed)  # noqa: S311
+    until_s = monotonic_s() + seconds
+    rounds: dict[str, int] = {}
+    samples: list[Sample] = []
+    while monotonic_s() < until_s and fit:
+        drill = draw.choice(fit)
+        rounds[drill.name] = rounds.get(drill.name, 0) + 1
+        suite.run_one(drill, name=f"{drill.name}#{rounds[drill.name]}")
+        samples = suite.samples() or samples
+    samples = suite.samples() or samples
+    suite.add(result_of(suite.finish(), samples, faults=sum(rounds.values())))
+    return suite.results
+
+
+def slope_mb_per_h(samples: Sequence[Sample]) -> tuple[float, float] | None:
+    """Return how fast memory grew in the longest life of a server process, and how long that was; None of too little.
+
+    By Theil and Sen, the median of slopes between pairs: a garbage collection or a busy minute does not move it.
+    """
+    lives: dict[int, list[Sample]] = {}
+    for sample in samples:
+        if sample.memory_bytes and sample.pid:
+            lives.setdefault(sample.pid, []).append(sample)
+    longest = max(lives.values(), key=lambda life: life[-1].at_s - life[0].at_s, default=[])
+    life = [sample for sample in longest if sample.at_s - longest[0].at_s > _WARM_S]
+    if len(life) < _LEAST_SAMPLES:
+        return None
+    thin = life[:: max(1, len(life) // 200)]
+    slopes = sorted(
+        (later.memory_bytes - earlier.memory_bytes) / (later.at_s - earlier.at_s)
+        for place, earlier in enumerate(thin)
+        for later in thin[place + 1 :]
+        if later.at_s > earlier.at_s
+    )
+    return slopes[len(slopes) // 2] * 3_600 / 1e6, life[-1].at_s - longest[0].at_s
+
+
+def result_of(books: Claim, samples: Sequence[Sample], *, faults: int) -> Result:
+    """Say what all of it came to. Pure."""
+    found = slope_mb_per_h(samples)
+    notes = [f"{faults} faults"]
+    claims = [books]
+    if found is not None:
+        slope, lived_s = found
+        notes.append(f"memory of the server: {slope:+.1f} MB/h over {lived_s / 60:.0f} min of one process")
+        if lived_s >= _SHORTEST_S:
+            claims.append(
+                judge.claim_at_most(
+                    "contained", "memory's slope", promised=_MOST_GROWTH_MB_PER_H, seen=slope, unit=" MB/h"
+                )
+            )
+    else:
+        notes.append("no server process lived long enough to tell a slope of its memory")
+    verdicts = tuple(_verdict(claim) for claim in claims)
+    short = [one for one in verdicts if one.word != "held"]
+    return Result(
+        name="soak",
+        group="scaling",
+        breaks="everything, at random, for as long as was asked",
+        word=judge.worst(one.word for one in verdicts),
+        why=short[0].seen if short else "",
+        verdicts=verdicts,
+        claims=tuple(claims),
+        notes=tuple(notes),
+    )
+
+
+def _verdict(claim: Claim) -> Verdict:
+    return Verdict(
+        aspect=claim.aspect,
+        word="held" if claim.holds else "fell short",
+        promised=f"{claim.what}: {claim.promised}",
+        seen=f"{claim.what}: {claim.seen}",
+    )
+
+
+def span_s(text: str) -> float | None:
+    """Read a span of time: 90s, 30min, 8h; None where it is none."""
+    for ending, unit_s in (("min", 60.0), ("h", 3_600.0), ("s", 1.0), ("m", 60.0)):
+        if text.endswith(ending):
+            try:
+                return float(text.removesuffix(ending)) * unit_s
+            except ValueError:
+                return None
+    return None
