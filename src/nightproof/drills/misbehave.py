@@ -23,7 +23,8 @@ from pydantic import BaseModel
 
 from nightproof.base.clock import monotonic_s
 from nightproof.declare.describe import types_of
-from nightproof.declare.service import Objective, Service
+from nightproof.declare.endpoint import Objective
+from nightproof.declare.service import Service
 
 _FOR_EVER_S = 3_600.0
 _CHUNK_BYTES = 32 << 20

@@ -217,10 +217,12 @@ def _made(report: Report) -> str:
         '<section class="made"><h2>How to make it again</h2>'
         f"<p><code>nightproof drill {escape(report.folder)}{quick} --seed {report.seed}</code> with nightproof "
         f"{report.nightproof}, Python {machine.python}, on {escape(machine.system)}, {machine.cpus} cores, "
-        f"{machine.memory_gb:.0f} GB; it took {report.took_s:.0f} s.</p><p>The service ran by its own command line, in a "
+        f"{machine.memory_gb:.0f} GB; it took {report.took_s:.0f} s.</p><p>The service ran by its own command line, in "
+        "a "
         "stage of its own on loopback, with the model wrapped so that it misbehaves on cue. Callers asked at a fixed "
         "rate whatever came back, and their time counts from the moment a call was due. Callers, faults and server "
-        f"shared this machine, so seconds are upper bounds.</p><p>Set otherwise than a server does: {escape(settings)}. "
+        f"shared this machine, so seconds are upper bounds.</p>"
+        f"<p>Set otherwise than a server does: {escape(settings)}. "
         "Where a stage changes more, its drill says so.</p>"
         "</section>"
     )
