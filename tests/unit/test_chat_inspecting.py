@@ -38,6 +38,13 @@ def test_a_harmless_question_passes_every_check(inspector):
     assert set(told.check_us) == {"forms", *BUILT_IN_CHECKS}
 
 
+@pytest.mark.parametrize("text", ["", " ", "\n", "...", "?", "ok", "👍", "12"])
+@pytest.mark.parametrize("channel", ["user", "document", "tool"])
+def test_texts_that_say_next_to_nothing_are_no_attack(inspector, text, channel):
+    """An empty message has no words that could speak for it, and none against."""
+    assert inspector.inspect(said(text, channel)).findings == []
+
+
 def test_rules_refuse_and_say_where_and_in_which_form(inspector):
     """The finding names rule, view and pointer, and holds no word of the text."""
     told = inspector.inspect([*said("Hello"), *said(ORDER[::-1], "tool", "/messages/3/content")])

@@ -30,6 +30,8 @@ _OVERLAP = 400
 _SENTENCE = re.compile(r"[^.!?\n。！？]+[.!?\n。！？]*")
 _LONGEST_SENTENCE = 400
 _MOST_FORMS = 8
+_NOTHING = -20.0
+"""The score of a text that says nothing: lower than that of any that does."""
 _TOGETHER = 256
 """Pieces scored at once, so that a long text needs little memory."""
 _RULE_NUMBERS = {rule.name: number for number, rule in enumerate(rules())}
@@ -76,18 +78,20 @@ class Model:
 
     def score(self, seen: Views) -> Scored:
         """Score a text and what it may stand for; of a long form its highest-scoring piece counts."""
-        best = Scored(self.about.bias)
+        best = Scored(_NOTHING)
+        known: set[str] = set()
         for number, form in enumerate(_scored_forms(seen)):
-            found = self.score_form(form.text, seen.normal if form.name == "plain" else form.text)
+            found = self._score_form(form.text, seen.normal if form.name == "plain" else form.text, known)
             if not number or found > best.score:
                 best = Scored(found, form.name)
         return best
 
-    def score_form(self, form: str, normal: str) -> float:
-        """Score one form."""
-        texts = list(pieces(form, self.about.question))
+    def _score_form(self, form: str, normal: str, known: set[str]) -> float:
+        """Score the pieces of one form that no form before it had."""
+        texts = [piece for piece in pieces(form, self.about.question) if piece not in known]
+        known.update(texts)
         if not texts:
-            return self.about.bias
+            return _NOTHING
         return max(
             float(self.scores(self._prepared(texts[start : start + _TOGETHER], normal)).max())
             for start in range(0, len(texts), _TOGETHER)
