@@ -1,7 +1,7 @@
 """The report as one page of HTML that stands alone: for a review board, on a screen and on paper.
 
-What it comes to stands first, then what fell short, then the matrix by item of the checklist, each drill with its
-timeline, how soon things were seen, told and well again, what was not tested, and how to make it again.
+What it comes to stands first, then the matrix by item of the checklist, what fell short, how soon things were seen,
+told and well again, each drill with its timeline, what was not tested, and how to make it again.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def as_html(report: Report, changes: Sequence[Change] = ()) -> str:
         [
             _head(report),
             _changes(changes),
-            _short(report),
             _matrix(report),
+            _short(report),
             _figures(report),
             *(_group(words, results) for _, words, results in report.groups()),
             _not_tested(report),
