@@ -123,7 +123,11 @@ def promised(
 
 def in_words(promise: Promise) -> str:
     """Say what callers are promised, in one line."""
-    who = f"all but {promise.harmed_at_most:.0%} of callers get" if promise.harmed_at_most else "every caller gets"
+    who = (
+        f"all but {promise.harmed_at_most:.0%} of callers get"
+        if promise.harmed_at_most
+        else "every caller gets"
+    )
     words = {
         "all": f"{who} the model's own answer",
         "covered": f"{who} an answer, the declared fallback's where the model fails",
