@@ -123,13 +123,16 @@ def promised(
 
 def in_words(promise: Promise) -> str:
     """Say what callers are promised, in one line."""
+    who = (
+        f"all but {promise.harmed_at_most:.0%} of callers get"
+        if promise.harmed_at_most
+        else "every caller gets"
+    )
     words = {
-        "all": "every caller gets the model's own answer",
-        "covered": "every caller gets an answer, the declared fallback's where the model fails",
+        "all": f"{who} the model's own answer",
+        "covered": f"{who} an answer, the declared fallback's where the model fails",
         "named": f"a caller who gets no answer is told why: {', '.join(promise.may_fail)}",
     }[promise.shelter]
-    if promise.harmed_at_most:
-        words += f", but at most {promise.harmed_at_most:.0%}"
     if promise.may_lose:
         words += ", or finds his connection cut"
     return f"{words}; nobody waits longer than {promise.answer_within_s:.2g} s"

@@ -286,7 +286,9 @@ DRILLS = [
         group="model",
         breaks="one record makes the model's process segfault, and is sent again and again",
         proves=("poison_input", "model_crash"),
-        promise=_failing("poison_input", shelter="covered", may_fail=("model_crash",), harmed_at_most=0.05),
+        promise=_failing(
+            "poison_input", shelter="covered", may_fail=("model_crash",), harmed_at_most=0.05, alert_within_s=25.0
+        ),
         act=_poison,
         is_quick=True,
         frameworks=("ATLAS AML.T0043", "ATLAS AML.T0029"),

@@ -1,7 +1,7 @@
 """The report as one page of HTML that stands alone: for a review board, on a screen and on paper.
 
-What it comes to stands first, then what fell short, then the matrix by item of the checklist, each drill with its
-timeline, how soon things were seen, told and well again, what was not tested, and how to make it again.
+What it comes to stands first, then the matrix by item of the checklist, what fell short, how soon things were seen,
+told and well again, each drill with its timeline, what was not tested, and how to make it again.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def as_html(report: Report, changes: Sequence[Change] = ()) -> str:
         [
             _head(report),
             _changes(changes),
-            _short(report),
             _matrix(report),
+            _short(report),
             _figures(report),
             *(_group(words, results) for _, words, results in report.groups()),
             _not_tested(report),
@@ -218,12 +218,10 @@ def _made(report: Report) -> str:
         f"<p><code>nightproof drill {escape(report.folder)}{quick} --seed {report.seed}</code> with nightproof "
         f"{report.nightproof}, Python {machine.python}, on {escape(machine.system)}, {machine.cpus} cores, "
         f"{machine.memory_gb:.0f} GB; it took {report.took_s:.0f} s.</p><p>The service ran by its own command line, in "
-        "a "
-        "stage of its own on loopback, with the model wrapped so that it misbehaves on cue. Callers asked at a fixed "
+        "a stage of its own on loopback, with the model wrapped so that it misbehaves on cue. Callers asked at a fixed "
         "rate whatever came back, and their time counts from the moment a call was due. Callers, faults and server "
-        f"shared this machine, so seconds are upper bounds.</p>"
-        f"<p>Set otherwise than a server does: {escape(settings)}. "
-        "Where a stage changes more, its drill says so.</p>"
+        f"shared this machine, so seconds are upper bounds.</p><p>Set otherwise than a server does: {escape(settings)}"
+        ". Where a stage changes more, its drill says so.</p>"
         "</section>"
     )
 
