@@ -363,7 +363,15 @@ class OutputScanner:
                 after += 1
             is_whole = end <= place and (end < came or self._is_ended or not new.endswith("]"))
             if not is_whole:
-                place = start
+                if (
+                    edits[done].is_swallowed and after == done + 1
+                ):  # nothing leaves of it, however much is there
+                    parts.append(text[at - base : start - base])
+                    self._found[Finding(edits[done].check, edits[done].rule, action="redact")] = None
+                    edits[done] = edits[done]._replace(start=place)
+                    at = place
+                else:
+                    place = start
                 break
             if new.endswith("]") and text[end - base : end - base + 1] in ("(", ":"):
                 new += " "  # or our own words would become a link's
