@@ -96,7 +96,9 @@ def _run_wrk(target: Running, connections: int, seconds: float, bodies: Path) ->
     environment = {**os.environ, "BENCH_BODIES": str(bodies), "BENCH_TOKEN": target.token}
     if target.asked is not None:
         environment["BENCH_NUMBER"] = target.asked.number.decode()
-        environment["BENCH_HEADERS"] = "\n".join(f"{name}: {value}" for name, value in target.asked.headers.items())
+        environment["BENCH_HEADERS"] = "\n".join(
+            f"{name}: {value}" for name, value in target.asked.headers.items()
+        )
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=seconds + 60, check=False
     )

@@ -25,13 +25,14 @@ ANSWER = (
     " If nobody is at home, the driver leaves it with a neighbour."
 )
 SPOKEN = (
-    "Thank you for writing to us about your parcel. It left our house early this morning, and the driver has it on board"
-    " for tomorrow. He rings twice; if nobody opens, a neighbour takes it, and a card in your letter box says which one."
-    " Should the box look damaged, please take two pictures before you open it, one from above and one from the side,"
-    " and send them with the number of the order. You find a form for that under https://lumen-oak.example/help and the"
-    " people there answer on the same day. For the lamp you asked about there is a second shade in linen, which fits the"
-    " same foot without tools. Both colours are in stock at the moment, and adding one to this order costs no postage"
-    " as long as the parcel is not closed, which happens at six in the evening."
+    "Thank you for writing to us about your parcel. It left our house early this morning, and the "
+    "driver has it on board for tomorrow. He rings twice; if nobody opens, a neighbour takes it, and a "
+    "card in your letter box says which one. Should the box look damaged, please take two pictures "
+    "before you open it, one from above and one from the side, and send them with the number of the "
+    "order. You find a form for that under https://lumen-oak.example/help and the people there answer "
+    "on the same day. For the lamp you asked about there is a second shade in linen, which fits the "
+    "same foot without tools. Both colours are in stock at the moment, and adding one to this order "
+    "costs no postage as long as the parcel is not closed, which happens at six in the evening."
 )
 PIECES: tuple[str, ...] = tuple(re.findall(r"\s*\S+", SPOKEN))
 _NUMBER = re.compile(rb"number (\d+)")

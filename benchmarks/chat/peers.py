@@ -61,7 +61,14 @@ def bare(results: Path) -> AbstractContextManager[Running]:
     ]  # fmt: skip
     environment["PYTHONPATH"] = str(HERE.parent)
     return running(
-        command, environment, folder, name="bare", title="The upstream, bare", port=port, path=PATH, asked=_asked()
+        command,
+        environment,
+        folder,
+        name="bare",
+        title="The upstream, bare",
+        port=port,
+        path=PATH,
+        asked=_asked(),
     )
 
 

@@ -47,7 +47,9 @@ def bodies(*, model: str, is_streamed: bool = False) -> tuple[bytes, ...]:
     """Return the bodies, each with its numbers still to be counted up."""
     more = {"stream": True} if is_streamed else {}
     return tuple(
-        json.dumps({"model": model, "messages": messages, **more}, ensure_ascii=False, separators=(",", ":")).encode()
+        json.dumps(
+            {"model": model, "messages": messages, **more}, ensure_ascii=False, separators=(",", ":")
+        ).encode()
         for messages in conversations()
     )
 
