@@ -137,7 +137,7 @@ class Caller(asyncio.Protocol):
         found = _NUMBER.search(self._body)
         times: list[float] = []
         if found is not None:
-            self._left[found[1].decode()] = times
+            self._left[str(int(found[1]))] = times
         begin_s = self._loop.time()
 
         def speak(place: int) -> None:
