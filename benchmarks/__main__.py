@@ -1,7 +1,7 @@
 """`python -m benchmarks`: run the experiments asked for, print the tables.
 
-Without flags: everything but the peers and the chats, which have peers of their own. `--peers` adds them (the first time this installs each into an
-environment of its own, which takes minutes). `--quick` shortens every point: to find mistakes, not figures.
+Without flags: everything but the peers and the chats, which have peers of their own. `--peers` adds them (the first
+time this installs each into an environment of its own, which takes minutes). `--quick` shortens every point: to find mistakes, not figures.
 """
 
 import argparse
