@@ -1,7 +1,8 @@
 """`python -m benchmarks`: run the experiments asked for, print the tables.
 
 Without flags: everything but the peers and the chats, which have peers of their own. `--peers` adds them (the first
-time this installs each into an environment of its own, which takes minutes). `--quick` shortens every point: to find mistakes, not figures.
+time this installs each into an environment of its own, which takes minutes). `--quick` shortens every point: to find
+mistakes, not figures.
 """
 
 import argparse
@@ -230,6 +231,7 @@ EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "watch": run_watch,
     "drift": run_drift,
     "injection": run_injection,
+    "chat": run_chat,
     "peers": run_peers,
 }
 
