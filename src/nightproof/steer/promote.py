@@ -598,7 +598,7 @@ class Helm:
         if ruling.standing == "passed":
             watch.terms = None
             self._stage.end_probation(service)
-        elif ruling.standing == "broken" and not self._by_itself.is_stuck(service):
+        elif ruling.standing == "broken" and self._by_itself.may_try(service):
             return lambda: self._roll_back_by_itself(service, ruling.why)
         return None
 
@@ -612,13 +612,13 @@ class Helm:
         why = self._stage.golden_trouble(service, self._live_label(service))
         if not why:
             self._by_itself.golden_hold_again(service)
-        if not why or self._by_itself.is_stuck(service):
+        if not why or not self._by_itself.may_try(service):
             return None
         return lambda: self._roll_back_by_itself(service, why, by_golden=True)
 
     def _say_stuck(self, service: str, release: str, why: str, *, by_golden: bool) -> None:
-        self._by_itself.could_not(service, f"{release}: {why}", by_golden=by_golden)
-        self._observe("no_way_back", service=service, release=release, why=why)
+        if self._by_itself.could_not(service, f"{release}: {why}", by_golden=by_golden):
+            self._observe("no_way_back", service=service, release=release, why=why)
 
     async def _roll_back_by_itself(self, service: str, why: str, *, by_golden: bool = False) -> None:
         """Go back to the release before, and latch the bad one: it does not come back by itself."""
