@@ -41,6 +41,8 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     """No caller waits longer, whatever the ending."""
     recorded_as: str = ""
     """The failure that the audit log must hold afterwards."""
+    or_recorded: tuple[str, ...] = ()
+    """Failures that count as well: which of several clocks runs over first is chance."""
     alert: str = ""
     """The alert that must arrive, by its failure's name; empty where nobody is to be woken."""
     or_alerts: tuple[str, ...] = ()
@@ -50,6 +52,11 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     recover_within_s: float = _RECOVER_WITHIN_S
     ends_within_s: float = _ENDS_WITHIN_S
     """The alert is over by then, once all is well; 0 where it stands for longer on purpose."""
+
+    @property
+    def recorded_names(self) -> tuple[str, ...]:
+        """The failures of which the log must hold one; empty where none is promised."""
+        return (self.recorded_as, *self.or_recorded) if self.recorded_as else ()
 
     @property
     def alerts(self) -> frozenset[str]:
@@ -84,6 +91,7 @@ def promised(
     harmed_at_most: float = 0.0,
     may_lose: bool = False,
     recorded: bool = True,
+    or_recorded: tuple[str, ...] = (),
     alert: str | None = None,
     or_alerts: tuple[str, ...] = (),
     no_alert_why: str = "",
@@ -112,6 +120,7 @@ def promised(
         if answer_within_s is not None
         else declared.deadline_ms / 1_000 + _GRACE_S,
         recorded_as=failure if recorded and entry and entry.statuses else "",
+        or_recorded=or_recorded,
         alert=wanted,
         or_alerts=or_alerts,
         no_alert_why=no_alert_why,

@@ -236,7 +236,8 @@ class Suite:
         while True:
             books = read_books(stage.state, first_seq)
             failures = books.failures
-            if not promise.recorded_as or failures[promise.recorded_as] or monotonic_s() > until_s:
+            names = promise.recorded_names
+            if not names or any(failures[name] for name in names) or monotonic_s() > until_s:
                 break
             pause(_LOOK_AGAIN_S)
         return audit(stage, file, {name: count for name, count in failures.items() if name})
