@@ -214,6 +214,29 @@ def test_a_log_is_held_to_a_witness_that_was_mounted_after_the_start(tmp_path: P
         assert served.stop() == 0
 
 
+def test_a_log_is_held_again_to_a_witness_that_comes_back_after_it_was_away(tmp_path: Path, state: Path):
+    """Somebody unmounts the witness and mounts another log's in its place."""
+    elsewhere, mounted = tmp_path / "elsewhere", tmp_path / "mounted"
+    with serving(
+        "ward", tmp_path / "other", env={**OFTEN, "NIGHTPROOF_WITNESS_FOLDER": str(elsewhere)}
+    ) as other:
+        other.predict({"x": 1})
+        assert other.stop() == 0
+    env = {**OFTEN, "NIGHTPROOF_WITNESS_FOLDER": str(mounted), "NIGHTPROOF_WITNESS_LATE_AFTER_S": "1"}
+    with serving("ward", state, env=env) as served:
+        served.predict({"x": 1})
+        served.wait_until(lambda: mounted.is_dir() and any(mounted.iterdir()))
+        mounted.rename(tmp_path / "aside")
+        mounted.write_text("not a folder any more")
+        served.predict({"x": 2})
+        served.wait_until(lambda: "witness_late" in served.metrics(), within_s=30)
+        mounted.unlink()
+        elsewhere.rename(mounted)
+        served.predict({"x": 3})
+        served.wait_until(lambda: "nightproof_witness_refused 1.0" in served.metrics(), within_s=30)
+        assert served.stop() == 0
+
+
 def test_a_folder_does_not_take_two_checkpoints_of_one_size(tmp_path: Path):
     folder = WitnessFolder(tmp_path)
     folder.keep(5, b"one")

@@ -184,6 +184,7 @@ class Witness:
 
     def _failed(self, why: str) -> None:
         self._why = why
+        self._is_folder_held_to = False  # what is mounted there next may be another log's
         self._pause_s = min(max(self._pause_s * 2, self._settings.every_s), _BACKOFF_MOST_S)
 
     def _keep_in(self, folder: WitnessFolder, checkpoint: Checkpoint) -> None:

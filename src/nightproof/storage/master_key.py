@@ -31,6 +31,10 @@ class VaultLocked(StateError):
 
     exit_code = 78  # EX_CONFIG: starting again does not help
 
+    def __init__(self, text: str, *, hint: str = "") -> None:
+        # Whoever is called at night needs the page's name: no alert can carry it, since nothing starts.
+        super().__init__(text, hint=f"{hint} See the runbook vault_locked.".strip())
+
 
 def read_master_key(
     environ: Mapping[str, str], folder: Path, *, command: str = "", file: Path | None = None
