@@ -110,9 +110,11 @@ def _json_at(url: str, path: str, headers: dict[str, str], *, method: str = "GET
         told = json.loads(body) if 200 <= status < 300 else None
     except ValueError:
         told = None
+    if not status:
+        raise SettingError(f"No server answers at {url}.", hint="Start it first: a target is never started.")
     if told is None:
-        what = f"answers {status} to {path}" if status else "does not answer"
         raise SettingError(
-            f"{url} {what}.", hint="Name the model (--model) and a good request (--body FILE)."
+            f"{url} answers {status} to {path}.",
+            hint="Name the model (--model) and a good request (--body FILE).",
         )
     return told

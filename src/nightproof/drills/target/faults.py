@@ -44,6 +44,8 @@ _HANGS_PER_S = 10.0
 _HANGS_FOR_S = 10.0
 _HUNG_PATIENCE_S = 20.0
 _COMMAND_WITHIN_S = 60.0
+_BUSY_PER_S = 30.0
+_BUSY_AFTER_S = 3.0
 _HARMED_AT_MOST = 0.05
 
 
@@ -268,6 +270,11 @@ def _overload(scene: TargetScene) -> None:
 
 def _crash_by_command(scene: TargetScene) -> None:
     command = scene.adapter.crash_command
+    # So that a call is at work in the process that is killed, where the adapter has a record that takes time.
+    busy = scene.crowd_of(scene.adapter.records.slow or scene.adapter.request.good, rate_per_s=_BUSY_PER_S)
+    scene.undo("the callers of slow records", busy.stop)
+    busy.start()
+    scene.hold(1.0)
     with scene.fault():
         try:
             # The command is the user's own, typed by him or written in his adapter.
@@ -279,6 +286,8 @@ def _crash_by_command(scene: TargetScene) -> None:
         if done.returncode != 0:
             last = (done.stderr or done.stdout).strip()[-200:]
             raise CannotRun(f"`{command}` ended with code {done.returncode}: {last}")
+        scene.hold(_BUSY_AFTER_S)
+    scene.judge_too(busy)
 
 
 def _crash_by_record(scene: TargetScene) -> None:
