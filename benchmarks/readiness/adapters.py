@@ -6,7 +6,6 @@ Bodies hold the same records for all; only their wrapping is each system's own.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,10 @@ def cue(value: float, *, number: int = 0) -> dict[str, float]:
 
 def text_of(form: Form) -> str:
     """Write one adapter."""
-    bodies: Callable[[list[dict[str, float]]], list[Any]] = lambda given: [json.loads(form.envelope(one)) for one in given]
+
+    def bodies(given: list[dict[str, float]]) -> list[Any]:
+        return [json.loads(form.envelope(one)) for one in given]
+
     parts = {
         "request": {"path": form.path, "headers": form.headers, "good": bodies(records()[:_GOOD])},
         "answer": {"has": list(form.has)},

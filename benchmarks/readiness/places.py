@@ -1,4 +1,4 @@
-"""Start each system of the readiness table with the misbehaving model, in the mode that its documentation calls best."""
+"""Start each system of the readiness table with the misbehaving model, in the mode that its pages call best."""
 
 import json
 import os
@@ -76,15 +76,17 @@ SYSTEMS = (
         name="nightproof",
         title="Nightproof",
         package="nightproof",
-        configured="`nightproof serve`; `deadline_ms=2_000`, `workers=(2, 2)`; no fallback declared; the rest as it comes"
-        " (two spares, batches, a bounded queue, health by golden cases, a record of every answer)",
+        configured="`nightproof serve`; `deadline_ms=2_000`, `workers=(2, 2)`, `max_batch=1` (no batches, as for the"
+        " others); no fallback declared; the rest as it comes: two spares, a bounded queue, health by golden cases, a"
+        " record of every answer",
     ),
     System(
         name="fastapi",
         title="FastAPI",
         package="fastapi",
-        configured="uvicorn `--workers 2 --limit-concurrency 100`, a plain `def` handler (thread pool), `/health` as a plain"
-        " `def`; uvicorn restarts processes that die or do not answer its own check for 5 s; there is no time limit to set",
+        configured="uvicorn `--workers 2 --limit-concurrency 100`, a plain `def` handler (thread pool), `/health` as a"
+        " plain `def`; uvicorn restarts processes that die or do not answer its own check for 5 s; there is no time"
+        " limit to set",
         recipe=Recipe(
             name="fastapi-readiness",
             title="FastAPI",
@@ -112,8 +114,8 @@ SYSTEMS = (
         name="litserve",
         title="LitServe",
         package="litserve",
-        configured="`workers_per_device=2`, `timeout=2`, `restart_workers=True` (off as it comes: the server then ends when"
-        " a worker dies), one API server; no batches",
+        configured="`workers_per_device=2`, `timeout=2`, `restart_workers=True` (as it comes it is off, and the server"
+        " ends when a worker dies), one API server, a request typed by Pydantic; no batches",
         recipe=Recipe(
             name="litserve-readiness",
             title="LitServe",
@@ -143,8 +145,9 @@ SYSTEMS = (
         name="ray",
         title="Ray Serve",
         package="ray",
-        configured="two replicas, `max_ongoing_requests=5` (as it comes), `max_queued_requests=100`, `request_timeout_s=2`,"
-        " `health_check_period_s=2`, `health_check_timeout_s=2`, its own proxy",
+        configured="a FastAPI ingress, two replicas, `max_ongoing_requests=5` (as it comes),"
+        " `max_queued_requests=100`, `request_timeout_s=2`, `health_check_period_s=2`, `health_check_timeout_s=2`,"
+        " its own proxy",
         recipe=Recipe(
             name="ray-readiness",
             title="Ray Serve",

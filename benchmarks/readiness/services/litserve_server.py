@@ -1,4 +1,4 @@
-"""LitServe: two workers, its time limit at the table's deadline, and workers that are started again."""
+"""LitServe: typed, two workers, its time limit at the table's deadline, and workers that are started again."""
 
 import os
 import sys
@@ -6,23 +6,32 @@ import sys
 import litserve
 import misbehaving
 import numpy as np
+from pydantic import BaseModel, create_model
 
 FIELDS = os.environ["BENCH_FIELDS"].split(",")
+
+
+Measurements = create_model("Measurements", **dict.fromkeys(FIELDS, (float, ...)))
+
+
+class Diagnosis(BaseModel):
+    label: int
+    probability: float
 
 
 class Tumour(litserve.LitAPI):
     def setup(self, device):
         self.classifier = misbehaving.load()
 
-    def decode_request(self, request):
-        return [request[name] for name in FIELDS]
+    def decode_request(self, request: Measurements):
+        return list(request.__dict__.values())
 
     def predict(self, row):
         return self.classifier.predict_proba(np.array([row]))[0]
 
-    def encode_response(self, chances):
+    def encode_response(self, chances) -> Diagnosis:
         label = int(chances.argmax())
-        return {"label": label, "probability": float(chances[label])}
+        return Diagnosis(label=label, probability=float(chances[label]))
 
 
 if __name__ == "__main__":

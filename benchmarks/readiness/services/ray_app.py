@@ -1,4 +1,4 @@
-"""Ray Serve: two replicas, its time limit at the table's deadline, a bounded queue, and quick health checks."""
+"""Ray Serve: a FastAPI ingress, two replicas, its time limit at the table's deadline, a bounded queue, quick health checks."""
 
 import os
 import sys
@@ -7,10 +7,20 @@ import time
 import misbehaving
 import numpy as np
 import ray
+from fastapi import FastAPI
+from pydantic import BaseModel, create_model
 from ray import serve
-from starlette.requests import Request
 
 FIELDS = os.environ["BENCH_FIELDS"].split(",")
+Measurements = create_model("Measurements", **dict.fromkeys(FIELDS, (float, ...)))
+
+
+class Diagnosis(BaseModel):
+    label: int
+    probability: float
+
+
+app = FastAPI()
 
 
 @serve.deployment(
@@ -21,20 +31,21 @@ FIELDS = os.environ["BENCH_FIELDS"].split(",")
     health_check_timeout_s=2,
     ray_actor_options={"num_cpus": 1},
 )
+@serve.ingress(app)
 class Tumour:
     def __init__(self) -> None:
         self.classifier = misbehaving.load()
 
-    async def __call__(self, request: Request) -> dict[str, float]:
-        given = await request.json()
-        chances = self.classifier.predict_proba(np.array([[given[name] for name in FIELDS]]))[0]
+    @app.post("/predict")
+    def predict(self, given: Measurements) -> Diagnosis:
+        chances = self.classifier.predict_proba(np.array([list(given.__dict__.values())]))[0]
         label = int(chances.argmax())
-        return {"label": label, "probability": float(chances[label])}
+        return Diagnosis(label=label, probability=float(chances[label]))
 
 
 if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, address="local")
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1]), "request_timeout_s": 2})
-    serve.run(Tumour.bind(), route_prefix="/predict")
+    serve.run(Tumour.bind(), route_prefix="/")
     while True:
         time.sleep(60)

@@ -1,4 +1,4 @@
-"""Nightproof: two workers, the table's deadline, everything else as it comes. No fallback is declared."""
+"""Nightproof: two workers, the table's deadline, no batches, as for the others; the rest as it comes. No fallback."""
 
 import joblib
 import numpy as np
@@ -17,4 +17,4 @@ class Tumour(Model[Measurements, Diagnosis]):
         return [Diagnosis(label=int(row.argmax()), probability=float(row.max())) for row in chances]
 
 
-service = Service("tumour", model=Tumour, deadline_ms=2_000, workers=(2, 2))
+service = Service("tumour", model=Tumour, deadline_ms=2_000, workers=(2, 2), max_batch=1)
