@@ -22,20 +22,20 @@ _NAMES = {"contained": "contained", "alerted": "health is honest", "recovered": 
 
 _HEAD = """# Readiness beside neighbours
 
-The same faults on each system, from outside, one system after the other on the same machine, by `nightproof drill
---target` ([drills.md](drills.md#any-other-server)). Everybody serves the same model, the benchmark's logistic regression
-on 30 numbers, which misbehaves on records that say so: it works 20 ms, hangs for ten minutes, ends its process by SIGSEGV,
-or answers NaN.
+The same faults on each system, from outside, one system after the other on the same machine, by
+`nightproof drill --target` ([drills.md](drills.md#any-other-server)). Everybody serves the same model, the benchmark's
+logistic regression on 30 numbers, which misbehaves on records that say so: it works 20 ms, hangs for ten minutes (asleep,
+as one who waits for an answer: other threads go on), ends its process by SIGSEGV, or answers NaN.
 
-This page is written by `make readiness` (or `python -m benchmarks.readiness`), which installs each neighbour into an
-environment of its own, runs all of it and writes down what it saw, ours as well. Nothing is edited by hand below the first
-table's head.
+`make readiness` (or `python -m benchmarks.readiness`) installs each neighbour into an environment of its own, runs all
+of it and writes this page from what it saw, ours as well. Nothing here is edited by hand.
 
 **What it does not say.** These servers differ in what they are for. Ray Serve schedules many models over many machines,
 MLServer speaks one protocol for many frameworks, LitServe and BentoML make serving short to write, FastAPI is a web
-framework that promises nothing about models. Much of what falls short here is in practice held by something in front of
-them: a proxy that ends slow clients, an orchestrator that restarts by a probe. What is measured is the server itself.
-Callers, faults and server share the machine, so seconds are upper bounds.
+framework that promises nothing about models. Much of what falls short here is in practice held by something in front
+of them: a proxy that ends slow clients, an orchestrator that restarts by a probe. What is measured is the server
+itself. Callers, faults and server share the machine, so seconds are upper bounds. The faults are those that we thought
+of, and ours was built with them in mind.
 """
 
 _RULES = """## What is expected, of everybody alike
@@ -43,9 +43,9 @@ _RULES = """## What is expected, of everybody alike
 - A caller is told something within the deadline of 2 s and half a second; nobody is left without an ending, and no
   connection is cut without an answer.
 - An error is told by its status: 4xx for a caller's own mistake, 429 or 5xx for the server's.
-- *Ordinary callers*, 20 a second, get the model's own answer whatever others send. Where the model's process dies or one
-  call hangs, at most a twentieth of them may be told no; where the model hangs everywhere, and under overload, all may,
-  but in time.
+- *Ordinary callers*, 20 a second, get the model's own answer whatever others send. Where the model's process dies or
+  one call hangs, at most a twentieth of them may be told no; where the model hangs everywhere, and under overload, all
+  may, but in time.
 - *Overload*: at least half of what it can do is still answered in time.
 - *Health is honest*: readiness does not say yes for more than 10 s, liveness not for more than 30 s, while no caller is
   answered; neither says no for more than 10 s while every caller is.
@@ -53,11 +53,6 @@ _RULES = """## What is expected, of everybody alike
 
 Nightproof declares no fallback here, so it has no other way to answer than the others have. An audit log cannot be read
 from outside, so *recorded* is not judged."""
-
-
-def read(path: Path) -> Column:
-    """Read what was kept."""
-    return msgspec.json.decode(path.read_bytes(), type=Column)
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +73,11 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
         return next((one for one in self.results if one.name == name), None)
 
 
+def read(path: Path) -> Column:
+    """Read what was kept."""
+    return msgspec.json.decode(path.read_bytes(), type=Column)
+
+
 def as_markdown(columns: Sequence[Column], *, about: dict[str, Any]) -> str:
     """Write the page."""
     parts = [
@@ -88,9 +88,8 @@ def as_markdown(columns: Sequence[Column], *, about: dict[str, Any]) -> str:
         _RULES,
         "## What was run, and how",
         _configured(columns),
-        f"Machine: {about['cores']} × {about['cpu']}, {about['memory_gib']} GiB, Linux {about['linux']}. The load column"
-        " is the mean of the machine's load average during the run: other work ran on it, more than its cores can do"
-        " where it is above them.",
+        f"Machine: {about['cores']} × {about['cpu']}, {about['memory_gib']} GiB, Linux {about['linux']}. *Load* is the"
+        " mean of the machine's load average during the run, our own part included; other work ran on it as well.",
         "## Drill by drill",
         *(_drill(columns, name, breaks) for name, breaks in _drills(columns)),
     ]

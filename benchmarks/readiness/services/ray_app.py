@@ -1,4 +1,4 @@
-"""Ray Serve: a FastAPI ingress, two replicas, its time limit at the table's deadline, a bounded queue, quick health checks."""
+"""Ray Serve: a FastAPI ingress, two replicas, its time limit at the table's deadline, a bounded queue, quick checks."""
 
 import os
 import sys

@@ -20,6 +20,7 @@ import msgspec
 from nightproof.base.errors import SettingError
 
 Status = Annotated[int, msgspec.Meta(ge=100, le=599)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=3_600)]
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -55,6 +56,10 @@ class HealthForm(_Part, frozen=True, kw_only=True):
 
     live: list[str] = []
     ready: list[str] = []
+    ready_honest_within_s: Seconds = 10.0
+    """How long readiness may say yes while nobody is answered: being taken out of rotation costs nothing."""
+    live_honest_within_s: Seconds = 30.0
+    """The same of liveness, which ends the server, so that it may take longer."""
 
 
 class DeadlineForm(_Part, frozen=True, kw_only=True):
@@ -87,6 +92,9 @@ class Adapter(_Part, frozen=True, kw_only=True):
     records: Records = Records()
     crash_command: str = ""
     """A shell command that kills the server's model or the server; what starts it again is its supervisor's work."""
+
+    recover_within_s: Seconds = 15.0
+    """How soon after a fault it must be as before."""
 
     @property
     def deadline_s(self) -> float:

@@ -43,8 +43,9 @@ _CRASHES = 3
 _HANGS_PER_S = 10.0
 _HANGS_FOR_S = 10.0
 _HUNG_PATIENCE_S = 20.0
+_HUNG_PATIENCE = 10.0
 _COMMAND_WITHIN_S = 60.0
-_BUSY_PER_S = 30.0
+_BUSY_PER_S = 10.0
 _BUSY_AFTER_S = 3.0
 _HARMED_AT_MOST = 0.05
 
@@ -320,10 +321,15 @@ def _crash_by_record(scene: TargetScene) -> None:
     )
 
 
+def _hung_patience_s(scene: TargetScene) -> float:
+    """Wait for ten deadlines, but not for minutes."""
+    return min(_HUNG_PATIENCE * scene.deadline_s, max(_HUNG_PATIENCE_S, 2 * scene.deadline_s))
+
+
 def _hung_call(scene: TargetScene) -> None:
     body = scene.adapter.records.hang[0]
     with scene.fault():
-        (call,) = scene.ask([body], patience_s=_HUNG_PATIENCE_S)
+        (call,) = scene.ask([body], patience_s=_hung_patience_s(scene))
     ended_s = call.took_s if call.ending not in ("hung", "lost") else None
     scene.notes.append(f"the caller whose call hung was told {told(call)} after {call.took_s:.1f} s")
     scene.claim(
@@ -342,7 +348,9 @@ def _deadline_asked(scene: TargetScene) -> None:
     asked_s = scene.deadline_s / 2
     header = (scene.adapter.deadline.header, str(int(asked_s * 1_000)))
     with scene.fault():
-        (call,) = scene.ask([scene.adapter.records.hang[0]], patience_s=_HUNG_PATIENCE_S, headers=[header])
+        (call,) = scene.ask(
+            [scene.adapter.records.hang[0]], patience_s=_hung_patience_s(scene), headers=[header]
+        )
     ended_s = call.took_s if call.ending not in ("hung", "lost") else None
     scene.claim(
         judge.claim_at_most(

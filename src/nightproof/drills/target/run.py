@@ -22,6 +22,7 @@ from nightproof.drills.observed import Call, Claim, Marks, Observations, Result,
 from nightproof.drills.results import judged, not_run, place_of
 from nightproof.drills.run import Say
 from nightproof.drills.stage import pause
+from nightproof.drills.target.adapter import Adapter
 from nightproof.drills.target.faults import DRILLS
 from nightproof.drills.target.health import (
     HealthLookout,
@@ -36,12 +37,9 @@ from nightproof.drills.target.scene import TargetDrill, TargetScene, as_bytes
 _STEADY_BEFORE_S = 20.0
 _STEADY_WINDOW_S = 1.5
 _LOOK_AGAIN_S = 0.1
-_PATIENCE_S = 5.0
+_PATIENCE_S = 3.0
 _RESTART_WITHIN_S = 120.0
-READY_LIES_AT_MOST_S = 10.0
-LIVE_LIES_AT_MOST_S = 30.0
-"""Readiness takes a server out of rotation, which costs nothing; liveness ends it, so it may take longer to say no."""
-FALSE_ALARM_AT_MOST_S = 10.0
+_FALSE_ALARM_AT_MOST_S = 10.0
 
 
 class TargetSuite:
@@ -135,9 +133,7 @@ class TargetSuite:
         undone_s = scene.undone_s if scene.undone_s is not None else begin_s
         calls = sorted([*scene.crowd.calls, *scene.others], key=lambda call: call.sent_s)
         samples = list(lookout.samples)
-        claims = health_claims(
-            self.paths, calls, samples, from_s=fault_s, within_s=self._place.adapter.deadline_s
-        )
+        claims = health_claims(self._place.adapter, self.paths, calls, samples, from_s=fault_s)
         return Observations(
             marks=Marks(
                 fault_s=fault_s - begin_s,
@@ -173,13 +169,13 @@ class TargetSuite:
 
 
 def health_claims(
-    paths: HealthPaths, calls: Sequence[Call], samples: Sequence[Sample], *, from_s: float, within_s: float
+    adapter: Adapter, paths: HealthPaths, calls: Sequence[Call], samples: Sequence[Sample], *, from_s: float
 ) -> list[Claim]:
     """Claim that the health paths told the truth. Pure."""
-    claims = []
+    claims, within_s = [], adapter.deadline_s
     for path, says_yes, lies_at_most_s in (
-        (paths.ready, lambda sample: sample.is_ready, READY_LIES_AT_MOST_S),
-        (paths.live, lambda sample: sample.is_live, LIVE_LIES_AT_MOST_S),
+        (paths.ready, lambda sample: sample.is_ready, adapter.health.ready_honest_within_s),
+        (paths.live, lambda sample: sample.is_live, adapter.health.live_honest_within_s),
     ):
         if not path:
             continue
@@ -196,7 +192,7 @@ def health_claims(
             judge.claim_at_most(
                 "alerted",
                 f"{path} says no while everybody is answered",
-                promised=FALSE_ALARM_AT_MOST_S,
+                promised=_FALSE_ALARM_AT_MOST_S,
                 seen=alarm_s,
                 unit=" s",
             ),

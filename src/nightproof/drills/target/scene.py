@@ -17,8 +17,7 @@ from nightproof.drills.target.adapter import Adapter
 from nightproof.drills.target.place import TOLD_NO, TargetPlace
 
 GRACE_S = 0.5
-_PATIENCE_S = 5.0
-_RECOVER_WITHIN_S = 15.0
+_PATIENCE_S = 3.0
 
 
 class TargetScene(Experiment):
@@ -90,7 +89,6 @@ def promised_of(
     shelter: Shelter = "all",
     harmed_at_most: float = 0.0,
     may_fail: tuple[str, ...] = TOLD_NO,
-    recover_within_s: float = _RECOVER_WITHIN_S,
 ) -> Promise:
     """Say what may be expected of any server: the adapter's deadline is kept, and an error is told by its status."""
     has_health = adapter.health.live or adapter.health.ready
@@ -99,7 +97,7 @@ def promised_of(
         may_fail=may_fail,
         harmed_at_most=harmed_at_most,
         answer_within_s=adapter.deadline_s + GRACE_S,
-        recover_within_s=recover_within_s,
+        recover_within_s=adapter.recover_within_s,
         no_record_why="an audit log cannot be read from outside",
         no_alert_why="" if has_health else "the adapter knows no health path",
     )
