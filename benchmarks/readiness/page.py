@@ -24,8 +24,8 @@ _HEAD = """# Readiness beside neighbours
 
 The same faults on each system, from outside, one system after the other on the same machine, by
 `nightproof drill --target` ([drills.md](drills.md#any-other-server)). Everybody serves the same model, the benchmark's
-logistic regression on 30 numbers, which misbehaves on records that say so: it works 20 ms, hangs for ten minutes (asleep,
-as one who waits for an answer: other threads go on), ends its process by SIGSEGV, or answers NaN.
+logistic regression on 30 numbers, which misbehaves on records that say so: it works 20 ms, hangs for ten minutes
+(asleep, as one who waits for somebody: other threads go on), ends its process by SIGSEGV, or answers NaN.
 
 `make readiness` (or `python -m benchmarks.readiness`) installs each neighbour into an environment of its own, runs all
 of it and writes this page from what it saw, ours as well. Nothing here is edited by hand.
@@ -42,7 +42,7 @@ _RULES = """## What is expected, of everybody alike
 
 - A caller is told something within the deadline of 2 s and half a second; nobody is left without an ending, and no
   connection is cut without an answer.
-- An error is told by its status: 4xx for a caller's own mistake, 429 or 5xx for the server's.
+- An error is told by its status: 4xx for a caller's own mistake; 408, 429 or 5xx for the server's.
 - *Ordinary callers*, 20 a second, get the model's own answer whatever others send. Where the model's process dies or
   one call hangs, at most a twentieth of them may be told no; where the model hangs everywhere, and under overload, all
   may, but in time.

@@ -6,17 +6,12 @@ import sys
 import litserve
 import misbehaving
 import numpy as np
-from pydantic import BaseModel, create_model
+from pydantic import create_model
 
 FIELDS = os.environ["BENCH_FIELDS"].split(",")
 
 
 Measurements = create_model("Measurements", **dict.fromkeys(FIELDS, (float, ...)))
-
-
-class Diagnosis(BaseModel):
-    label: int
-    probability: float
 
 
 class Tumour(litserve.LitAPI):
@@ -29,9 +24,9 @@ class Tumour(litserve.LitAPI):
     def predict(self, row):
         return self.classifier.predict_proba(np.array([row]))[0]
 
-    def encode_response(self, chances) -> Diagnosis:
+    def encode_response(self, chances):
         label = int(chances.argmax())
-        return Diagnosis(label=label, probability=float(chances[label]))
+        return {"label": label, "probability": float(chances[label])}
 
 
 if __name__ == "__main__":

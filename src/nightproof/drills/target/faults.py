@@ -24,6 +24,7 @@ from nightproof.drills.load import ask_all
 from nightproof.drills.observed import Call
 from nightproof.drills.stage import pause
 from nightproof.drills.target.adapter import Adapter
+from nightproof.drills.target.place import TOLD_TO_WAIT
 from nightproof.drills.target.scene import GRACE_S, TargetDrill, TargetScene, as_bytes, promised_of, told
 
 _FUZZ = ("OWASP API8", "ATLAS AML.T0043")
@@ -432,9 +433,7 @@ DRILLS = (
         group="load",
         breaks="ten times the load that it can answer, from callers who do not wait",
         proves=("overloaded",),
-        promise=lambda adapter: promised_of(
-            adapter, shelter="named", may_fail=("status 429", "status 503", "status 504")
-        ),
+        promise=lambda adapter: promised_of(adapter, shelter="named", may_fail=TOLD_TO_WAIT),
         act=_overload,
         frameworks=_FLOOD,
     ),

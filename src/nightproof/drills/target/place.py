@@ -15,7 +15,9 @@ from nightproof.drills.load import Answer, digest
 from nightproof.drills.observed import Call, Ending
 from nightproof.drills.target.adapter import Adapter, filled_in, lacks, picked
 
-TOLD_NO = ("status 429", "status 500", "status 502", "status 503", "status 504")
+TOLD_TO_WAIT = ("status 408", "status 429", "status 503", "status 504")
+"""How a server may tell callers that there is too much to do, or that it took too long."""
+TOLD_NO = (*TOLD_TO_WAIT, "status 500", "status 502")
 """How a server may tell callers that something of its own is broken."""
 SHED = (429, 503)
 NO_ANSWER = "a bad answer"
