@@ -38,7 +38,8 @@ def test_three_drills_run_from_the_command_line_and_leave_nothing_behind(tmp_pat
 
     done = subprocess.run(
         [
-            sys.executable, "-m", "nightproof", "drill", str(FOLDER), "--json", "--html", str(page), "--junit", str(junit),
+            sys.executable, "-m", "nightproof", "drill", str(FOLDER), "--json",
+            "--html", str(page), "--junit", str(junit),
             "--only", "model_answers_garbage", "--only", "malformed_corpus", "--only", "every_call_has_one_record",
         ],
         capture_output=True, text=True, timeout=110, env={**os.environ, "TMPDIR": str(tmp_path)}, check=False,
@@ -46,7 +47,7 @@ def test_three_drills_run_from_the_command_line_and_leave_nothing_behind(tmp_pat
 
     told: dict[str, Any] = json.loads(done.stdout)
     words = {one["name"]: (one["word"], one["why"]) for one in told["results"]}
-    assert words == {name: ("held", "") for name in words}, words
+    assert words == dict.fromkeys(words, ("held", "")), words
     assert len(words) == 3
     assert (done.returncode, told["held"]) == (0, True)
     garbage = next(one for one in told["results"] if one["name"] == "model_answers_garbage")
@@ -72,7 +73,7 @@ def _break_everything(scene: Scene) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_stage_whose_protections_are_taken_out_falls_short_in_every_verdict():
-    """The negative control: no fallback where one is promised, no receiver, a log that was cut, an undoing that fails."""
+    """The negative control: no fallback where one is promised, no receiver, a log that was cut, a failing undo."""
     drill = Drill(
         name="control",
         group="model",

@@ -22,6 +22,7 @@ PROMISE = Promise(
     recover_within_s=15.0,
 )
 MARKS = Marks(fault_s=2.0, undone_s=6.0, steady_s=6.5, ended_s=9.0)
+NAMED = {"model_error": 1}
 FIRED = Told(
     at_s=4.5,
     alertname="NightproofModelError",
@@ -78,14 +79,14 @@ def test_all_four_hold_where_what_was_promised_is_seen():
     [
         ("contained", lambda: {"calls": crowd(ending="hung", took_s=5.0)}, "20 callers were never answered"),
         ("contained", lambda: {"calls": crowd(ending="lost")}, "20 connections were cut"),
-        ("contained", lambda: {"calls": crowd(ending="failed", status=500, failure="internal_error")}, "20 × internal_error"),
+        ("contained", lambda: {"calls": crowd(ending="failed", failure="internal_error")}, "20 × internal_error"),
         ("contained", lambda: {"calls": crowd(ending="failed", status=500)}, "20 × status 500"),
-        ("contained", lambda: {"calls": crowd(ending="failed", failure="model_error")}, "20 of 46 callers got no answer"),
+        ("contained", lambda: {"calls": crowd(ending="failed", failure="model_error")}, "20 of 46 callers"),
         ("contained", lambda: {"calls": crowd(ending="degraded", took_s=0.9)}, "waited 0.90 s"),
         ("contained", lambda: {"calls": []}, "no call was made"),
-        ("recorded", lambda: {"records": Records(acknowledged=90, missing=1, failures={"model_error": 1})}, "1 of 90"),
-        ("recorded", lambda: {"records": Records(is_verified=False, verified="record 7", failures={"model_error": 1})}, "record 7"),
-        ("recorded", lambda: {"records": Records(balances=False, balance="5 are missing", failures={"model_error": 1})}, "5 are missing"),
+        ("recorded", lambda: {"records": Records(acknowledged=90, missing=1, failures=NAMED)}, "1 of 90"),
+        ("recorded", lambda: {"records": Records(is_verified=False, verified="record 7", failures=NAMED)}, "record 7"),
+        ("recorded", lambda: {"records": Records(balances=False, balance="5 lack", failures=NAMED)}, "5 lack"),
         ("recorded", lambda: {"records": Records(acknowledged=90)}, "no record names model_error"),
         ("alerted", lambda: {"told": []}, "did not arrive in 7 s"),
         ("alerted", lambda: {"told": [msgspec.structs.replace(FIRED, at_s=1.0)]}, "did not arrive"),
@@ -142,12 +143,18 @@ def test_named_failures_are_what_a_service_without_fallback_promises():
     failing = seen(calls=crowd(ending="failed", failure="model_error"))
 
     assert verdict("contained", failing, named).word == "held"
-    assert verdict("contained", seen(calls=crowd(ending="failed", failure="overloaded")), named).word == "fell short"
+    assert (
+        verdict("contained", seen(calls=crowd(ending="failed", failure="overloaded")), named).word
+        == "fell short"
+    )
 
 
 def test_wrong_answers_are_those_that_the_same_input_did_not_get_before():
     right = [Call(sent_s=n / 10, took_s=0.01, asked=n % 2, output=f"right {n % 2}") for n in range(20)]
-    wrong = [Call(sent_s=2 + n / 10, took_s=0.01, asked=n % 2, output="wrong" if n < 3 else f"right {n % 2}") for n in range(10)]
+    wrong = [
+        Call(sent_s=2 + n / 10, took_s=0.01, asked=n % 2, output="wrong" if n < 3 else f"right {n % 2}")
+        for n in range(10)
+    ]
 
     assert judge.harm(wrong, before=right).wrong == 3
     assert judge.harm(wrong, before=wrong[5:]).wrong == 3
@@ -165,7 +172,9 @@ def test_wrong_answers_are_those_that_the_same_input_did_not_get_before():
         (crowd(), [Sample(at_s=8.0, is_up=True, is_ready=True, workers_ready=2)], False),
     ],
 )
-def test_steady_is_what_answers_by_itself_in_time_with_all_its_workers(calls: Any, samples: Any, steady: bool):
+def test_steady_is_what_answers_by_itself_in_time_with_all_its_workers(
+    calls: Any, samples: Any, steady: bool
+):
     assert judge.is_steady(calls, samples, since_s=3.0, workers=3, within_s=0.3) is steady
 
 
@@ -173,7 +182,9 @@ def test_claims_about_figures_say_what_was_missed():
     late = judge.claim_at_most("recovered", "ready again", promised=20.0, seen=31.5, unit=" s")
     never = judge.claim_at_most("recovered", "ready again", promised=20.0, seen=None, unit=" s")
     few = judge.claim_at_least("contained", "answered", promised=40.0, seen=12.0)
-    some = judge.claim_all("contained", "told", [("a", "400"), ("b", "500")], promised="400", good=lambda told: told == "400")
+    some = judge.claim_all(
+        "contained", "told", [("a", "400"), ("b", "500")], promised="400", good=lambda told: told == "400"
+    )
     none = judge.claim_all("contained", "told", [], promised="400", good=lambda told: True)
 
     assert [one.holds for one in (late, never, few, some, none)] == [False] * 5

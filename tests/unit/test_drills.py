@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -85,7 +86,7 @@ def test_drills_of_one_stage_are_run_together_and_those_that_spoil_it_last():
     ordered = [drill for drill in in_order(all_drills()) if isinstance(drill, Drill)]
 
     names = [drill.setting.name for drill in ordered]
-    changes = sum(earlier != later for earlier, later in zip(names, names[1:], strict=False))
+    changes = sum(earlier != later for earlier, later in pairwise(names))
     assert changes == len(set(names)) - 1
     for name in set(names):
         spoils = [drill.spoils_stage for drill in ordered if drill.setting.name == name]
@@ -102,7 +103,11 @@ def test_a_promise_follows_from_the_declaration_and_the_catalogue():
 
     assert (bare.shelter, covered.shelter, before.shelter) == ("named", "covered", "named")
     assert bare.may_fail == ("model_timeout",)
-    assert (bare.alertname, bare.severity, bare.recorded_as) == ("NightproofModelTimeout", "page", "model_timeout")
+    assert (bare.alertname, bare.severity, bare.recorded_as) == (
+        "NightproofModelTimeout",
+        "page",
+        "model_timeout",
+    )
     assert bare.answer_within_s == 0.8
     assert promised(declared(deadline_ms=2_000), "model_timeout").answer_within_s == 2.5
     assert promised(declared(), "caller_gone").alert == ""
@@ -148,7 +153,12 @@ def test_drifted_inputs_stay_inside_the_schema(inputs: Inputs):
     ("status", "body", "ending", "failure"),
     [
         (200, b'{"output": {"y": 1}, "degraded": null}', "answered", ""),
-        (200, b'{"output": {"y": 1}, "degraded": {"failure": "model_error", "by": "constant"}}', "degraded", "model_error"),
+        (
+            200,
+            b'{"output": {"y": 1}, "degraded": {"failure": "model_error", "by": "constant"}}',
+            "degraded",
+            "model_error",
+        ),
         (422, b'{"failure": "invalid_input"}', "refused", "invalid_input"),
         (503, b'{"failure": "overloaded"}', "refused", "overloaded"),
         (502, b'{"failure": "model_error"}', "failed", "model_error"),
@@ -171,7 +181,9 @@ def test_an_answer_is_the_same_whatever_its_last_digits():
 
 
 def test_metrics_are_read_with_their_labels():
-    page = read_metrics('# HELP x y\nnightproof_ready 1.0\nnightproof_workers{service="a",state="ready"} 2.0\n')
+    page = read_metrics(
+        '# HELP x y\nnightproof_ready 1.0\nnightproof_workers{service="a",state="ready"} 2.0\n'
+    )
 
     assert page["nightproof_ready"] == [({}, 1.0)]
     assert page["nightproof_workers"] == [({"service": "a", "state": "ready"}, 2.0)]
@@ -182,13 +194,16 @@ def test_metrics_are_read_with_their_labels():
 
 def result(name: str = "worker_killed", word: Any = "held", seconds: float = 1.0) -> Result:
     """Return a drill's result."""
-    verdicts = (Verdict(aspect="recovered", word=word, promised="soon", seen="<late> & later", seconds=seconds),)
+    verdicts = (
+        Verdict(aspect="recovered", word=word, promised="soon", seen="<late> & later", seconds=seconds),
+    )
     plot = Timeline(
         bucket_s=0.25, from_s=0.0, answered=[5, 5, 2, 5], degraded=[0, 0, 3, 0], harmed=[0, 0, 1, 0],
         slowest_ms=[1.0] * 4, fault_s=0.5, undone_s=0.7, alert_s=0.8, steady_s=0.9,
     )  # fmt: skip
     return Result(
-        name=name, group="processes", breaks="kill -9 <of> a worker", word=word, why="too late" if word != "held" else "",
+        name=name, group="processes", breaks="kill -9 <of> a worker", word=word,
+        why="too late" if word != "held" else "",
         verdicts=verdicts, harm=Harm(calls=10, answered=9), runbook="model_crash", timeline=plot,
     )  # fmt: skip
 
@@ -196,7 +211,13 @@ def result(name: str = "worker_killed", word: Any = "held", seconds: float = 1.0
 def report(*results: Result) -> Report:
     """Return a report of these."""
     return make_report(
-        Path("loans"), declared(), results, seed=7, began_us=1_700_000_000_000_000, quick=True, stage_settings={"a.b": "1"}
+        Path("loans"),
+        declared(),
+        results,
+        seed=7,
+        began_us=1_700_000_000_000_000,
+        quick=True,
+        stage_settings={"a.b": "1"},
     )
 
 
@@ -217,8 +238,20 @@ def test_the_json_of_a_report_can_be_read_again(tmp_path: Path):
 
 
 def test_what_got_worse_is_told_and_what_got_better_is_not_called_worse():
-    old = report(result("a"), result("b", "fell short"), result("c", seconds=1.0), result("d", seconds=1.0), result("gone"))
-    new = report(result("a", "fell short"), result("b"), result("c", seconds=9.0), result("d", seconds=1.2), result("new"))
+    old = report(
+        result("a"),
+        result("b", "fell short"),
+        result("c", seconds=1.0),
+        result("d", seconds=1.0),
+        result("gone"),
+    )
+    new = report(
+        result("a", "fell short"),
+        result("b"),
+        result("c", seconds=9.0),
+        result("d", seconds=1.2),
+        result("new"),
+    )
 
     changes = {one.name: (one.is_worse, one.what) for one in compare(old, new)}
 
@@ -231,9 +264,16 @@ def test_what_got_worse_is_told_and_what_got_better_is_not_called_worse():
 
 
 def test_junit_has_a_failure_for_what_fell_short_and_a_skip_for_what_was_not_run():
-    root = ElementTree.fromstring(as_junit(report(result("a"), result("b", "fell short"), result("c", "not restored"), NOT_RUN)))
+    root = ElementTree.fromstring(
+        as_junit(report(result("a"), result("b", "fell short"), result("c", "not restored"), NOT_RUN))
+    )
 
-    assert (root.get("tests"), root.get("failures"), root.get("errors"), root.get("skipped")) == ("4", "1", "1", "1")
+    assert (root.get("tests"), root.get("failures"), root.get("errors"), root.get("skipped")) == (
+        "4",
+        "1",
+        "1",
+        "1",
+    )
     cases = {case.get("name"): [child.tag for child in case] for case in root.iter("testcase")}
     assert cases == {"a": ["system-out"], "b": ["failure"], "c": ["error"], "internal_error": ["skipped"]}
 
@@ -255,12 +295,13 @@ def test_the_page_stands_alone_and_shows_texts_as_they_are():
 def samples(mb_per_h: float, pid: int = 1) -> list[Sample]:
     """Return an hour of looks at a server whose memory grows so fast."""
     return [
-        Sample(at_s=at, is_up=True, memory_bytes=int(90e6 + mb_per_h * 1e6 * at / 3_600), pid=pid) for at in range(0, 3_600, 10)
+        Sample(at_s=at, is_up=True, memory_bytes=int(90e6 + mb_per_h * 1e6 * at / 3_600), pid=pid)
+        for at in range(0, 3_600, 10)
     ]
 
 
 def test_memory_s_slope_is_that_of_the_longest_life():
-    grown = samples(50.0) + [Sample(at_s=4_000, is_up=True, memory_bytes=10, pid=2)]
+    grown = [*samples(50.0), Sample(at_s=4_000, is_up=True, memory_bytes=10, pid=2)]
 
     found = slope_mb_per_h(grown)
 
@@ -269,15 +310,26 @@ def test_memory_s_slope_is_that_of_the_longest_life():
     assert slope_mb_per_h(grown[:20]) is None
 
 
-@pytest.mark.parametrize(("slope", "holds", "word"), [(1.0, True, "held"), (200.0, True, "fell short"), (1.0, False, "fell short")])
-def test_a_soak_is_lost_by_growing_memory_or_by_books_that_do_not_balance(slope: float, holds: bool, word: str):
+@pytest.mark.parametrize(
+    ("slope", "holds", "word"), [(1.0, True, "held"), (200.0, True, "fell short"), (1.0, False, "fell short")]
+)
+def test_a_soak_is_lost_by_growing_memory_or_by_books_that_do_not_balance(
+    slope: float, holds: bool, word: str
+):
     books = Claim(aspect="recorded", what="the books", promised="balance", seen="", holds=holds)
 
-    assert result_of(books, samples(slope), faults=9).word == word
+    assert result_of([books], samples(slope), faults=9).word == word
 
 
 def test_a_span_of_time_is_read():
-    assert [span_s(text) for text in ("90s", "30min", "8h", "5m", "long", "xh")] == [90.0, 1_800.0, 28_800.0, 300.0, None, None]
+    assert [span_s(text) for text in ("90s", "30min", "8h", "5m", "long", "xh")] == [
+        90.0,
+        1_800.0,
+        28_800.0,
+        300.0,
+        None,
+        None,
+    ]
 
 
 def test_results_carry_what_their_plot_needs():

@@ -95,7 +95,13 @@ def drill(
     declared = describe_folder(folder.resolve(), Path(tempfile.gettempdir()))
     progress = _Progress(len(chosen), is_quiet=as_json)
     suite = Suite(
-        folder.resolve(), declared, seed=seed, say=progress.say, keep=keep_stage, on_result=progress.done
+        folder.resolve(),
+        declared,
+        seed=seed,
+        say=progress.say,
+        keep=keep_stage,
+        closes_books=soak_s is not None,
+        on_result=progress.done,
     )
     with progress:
         if soak_s is None:
@@ -142,7 +148,9 @@ def _write(file: Path, content: bytes) -> None:
     try:
         file.write_bytes(content)
     except OSError as error:
-        raise NightproofError(f"{file} cannot be written: {error.strerror}.", hint="Name another file.") from error
+        raise NightproofError(
+            f"{file} cannot be written: {error.strerror}.", hint="Name another file."
+        ) from error
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -45,7 +45,7 @@ class Books:
     @property
     def total(self) -> int:
         """How many requests are recorded."""
-        return len(self.requests) + sum(summary["count"] for summary in self.summaries)
+        return len(self.requests) + sum(int(summary["count"]) for summary in self.summaries)
 
     def add(self, entry: StoredEntry) -> None:
         """Take in one entry of the log."""

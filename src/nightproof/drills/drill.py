@@ -64,6 +64,8 @@ class Drill:
     """Part of `--quick`."""
     in_soak: bool = False
     """Leaves the stage as it was, whatever was broken before it: fit for hours of random faults."""
+    ends_server: bool = False
+    """The server is another process afterwards; a soak does it seldom, so that its memory can be watched."""
     spoils_stage: bool = False
     """The next drill needs a stage of its own."""
     frameworks: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 
 _WRITTEN = "service_as_written.py"
 _LEFT_OUT = ("__pycache__", "*.pyc", ".*")
-_SERVICE = '''"""A service as it was written, with a model that misbehaves on cue. Made by `nightproof drill` for its stage."""
+_SERVICE = '''"""A service as it was written, with a model that misbehaves on cue. Made by `nightproof drill`."""
 
 import importlib.util
 import json
@@ -37,7 +37,7 @@ service = wrap(_found.get("service") or next(iter(_found.values())), {cue!r}, js
 def make_folder(
     source: Path, target: Path, *, cue_file: Path, declares: Mapping[str, Any] | None = None, note: str = ""
 ) -> Path:
-    """Copy a service folder and wrap its model; `declares` are changes of what it declares, `note` makes it another one."""
+    """Copy a service folder and wrap its model; `declares` changes what it declares, `note` makes it another one."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_LEFT_OUT))
     (target / "service.py").rename(target / _WRITTEN)
     text = _SERVICE.format(written=_WRITTEN, cue=str(cue_file), declares=json.dumps(dict(declares or {})))

@@ -61,6 +61,13 @@ class Inputs:
                     if value not in taken and _fits(value, field):
                         yield Marked({**record, name: value}, name, value)
 
+    def far(self) -> Iterator[dict[str, Any]]:
+        """Propose inputs at the ends of what the schema allows, one field at a time."""
+        for name, field in self.fields().items():
+            for end in (field.get("maximum"), field.get("minimum")):
+                if end is not None:
+                    yield from ({**record, name: end} for record in self.good()[:5])
+
     def broken(self) -> dict[str, Any]:
         """Return inputs that do not fit, by what is wrong with them."""
         good = self.good()
@@ -98,12 +105,12 @@ class Inputs:
         for name, field in self.fields().items():
             if field.get("type") not in ("integer", "number") or "enum" in field:
                 continue
-            values = [record.get(name) for record in good if isinstance(record.get(name), int | float)]
+            values = [float(record[name]) for record in good if isinstance(record.get(name), int | float)]
             low, high = field.get("minimum", -math.inf), field.get("maximum", math.inf)
             if not values:
                 continue
-            span = max(1.0, float(max(values)) - float(min(values)))
-            far = float(max(values)) + 3 * span
+            span = max(1.0, max(values) - min(values))
+            far = max(values) + 3 * span
             if far > high or far < low:
                 continue
             step = span / max(1, count)

@@ -52,7 +52,7 @@ def worst(words: Iterable[Word]) -> Word:
 
 
 def under_fault(seen: Observations) -> list[Call]:
-    """Return the calls that the fault may have touched: due from the fault on, or unanswered then, until all is well."""
+    """Return the calls that the fault may have touched: unanswered when it began, or due before all was well."""
     marks = seen.marks
     until_s = marks.steady_s if marks.steady_s is not None else marks.ended_s
     # What is over in a moment is looked at for a little longer: the crowd must have had a chance to meet it.
@@ -151,23 +151,25 @@ def detected_s(seen: Observations) -> float | None:
 def _recorded(promise: Promise, seen: Observations) -> Verdict:
     if promise.no_record_why:
         return Verdict(aspect="recorded", word="not applicable", promised=promise.no_record_why)
-    records, short = seen.records, []
+    records = seen.records
+    short: list[str] = []
     if records.missing:
         short.append(f"{records.missing} of {records.acknowledged} acknowledged calls have no record")
     if not records.is_verified:
         short.append(f"the log does not verify: {records.verified}")
     if not records.balances:
         short.append(f"the books do not balance: {records.balance}")
-    if promise.recorded_as and not records.failures.get(promise.recorded_as):
-        short.append(f"no record names {promise.recorded_as}")
+    names = promise.recorded_names
+    if names and not any(records.failures.get(name) for name in names):
+        short.append(f"no record names {' or '.join(names)}")
     wanted = "each answered call has its record, and the log verifies"
-    if promise.recorded_as:
-        wanted += f"; {promise.recorded_as} is in it"
+    if names:
+        wanted += f"; {' or '.join(names)} is in it"
     told = (
         f"{records.acknowledged - records.missing} of {records.acknowledged} acknowledged calls are recorded"
     )
-    if promise.recorded_as:
-        told += f"; {records.failures.get(promise.recorded_as, 0)} × {promise.recorded_as}"
+    found = {name: records.failures[name] for name in names if records.failures.get(name)}
+    told += "".join(f"; {count} × {name}" for name, count in found.items())
     return _verdict("recorded", promise=wanted, told=told, short=short, seen=seen)
 
 
@@ -188,13 +190,13 @@ def _alerted(promise: Promise, seen: Observations) -> Verdict:
     mine = [one for one in fired if one.failure in promise.alerts]
     if not mine:
         others = ", ".join(sorted({one.alertname for one in fired}))
-        short = f"it did not arrive in {seen.marks.ended_s - fault_s:.0f} s"
+        missing = f"it did not arrive in {seen.marks.ended_s - fault_s:.0f} s"
         if others:
-            short += f"; these did: {others}"
-        return _verdict("alerted", promise=wanted, told="", short=[short], seen=seen)
+            missing += f"; these did: {others}"
+        return _verdict("alerted", promise=wanted, told="", short=[missing], seen=seen)
     first = min(mine, key=lambda one: one.at_s)
     seconds = first.at_s - fault_s
-    short = []
+    short: list[str] = []
     if first.alertname != CATALOGUE[first.failure].alert:
         short.append(f"it is called {first.alertname}")
     if promise.severity not in {one.severity for one in mine}:

@@ -14,7 +14,7 @@ import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import orjson
@@ -86,7 +86,7 @@ class Answer(msgspec.Struct, frozen=True):
         return str(told.get("failure") or (told.get("degraded") or {}).get("failure") or "")
 
     @property
-    def told(self) -> dict[str, object] | dict[str, dict[str, str]]:
+    def told(self) -> dict[str, Any]:
         """Its body as an object; empty where it is none."""
         try:
             read = orjson.loads(self.body)

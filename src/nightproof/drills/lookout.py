@@ -32,7 +32,9 @@ def read_metrics(page: str) -> Samples:
 class Lookout:
     """Looks from `start` to `stop`; `samples` grows meanwhile."""
 
-    def __init__(self, port: int, *, tls: ssl.SSLContext | None = None, memory_of: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self, port: int, *, tls: ssl.SSLContext | None = None, memory_of: Callable[[], tuple[int, int]]
+    ) -> None:
         self.samples: list[Sample] = []
         self._port = port
         self._tls = tls

@@ -173,7 +173,7 @@ def _spoiled(act: str, value: Any, *, is_confidence: bool, info: dict[str, Any])
         return float(info.get("floor", 0.5)) / 2 if is_confidence else value
     # A lie: well formed, wrong, and sure of itself.
     if is_confidence:
-        return 1.0
+        return float(info.get("sure", 1.0))
     if isinstance(value, bool):
         return not value
     if is_number:

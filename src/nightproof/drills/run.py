@@ -71,8 +71,10 @@ class Suite:
         seed: int,
         say: Say,
         keep: bool = False,
+        closes_books: bool = False,
         on_result: Callable[[Result], None],
     ) -> None:
+        """Make a suite; `closes_books` keeps to one stage as long as it can, and closes its books at its end."""
         self.results: list[Result] = []
         self._folder = folder
         self._declared = declared
@@ -81,6 +83,10 @@ class Suite:
         self._say = say
         self._keep = keep
         self._on_result = on_result
+        self.books: list[Claim] = []
+        """The books of each stage that was closed, where they are wanted."""
+        self._closes_books = closes_books
+        self._past_samples: list[Sample] = []
         self._stage: Stage | None = None
         self._open: list[Open] = []
 
@@ -97,6 +103,9 @@ class Suite:
         """Wait for the alerts that are still to end, and close the stage."""
         try:
             self._settle()
+            if self._stage is not None and self._closes_books:
+                self._past_samples += self._stage.lookout.samples if self._stage.lookout else []
+                self.books.append(_closed_books(self._stage))
         finally:
             if self._stage is not None:
                 self._stage.close()
@@ -121,6 +130,8 @@ class Suite:
         try:
             stage = self._stage_for(drill)
             if not self._is_quiet(drill, stage):
+                if self._closes_books:
+                    return  # it would need another stage: something else will do
                 self.close()
                 stage = self._stage_for(drill)
             opened = self._conduct(drill, stage)
@@ -225,7 +236,8 @@ class Suite:
         while True:
             books = read_books(stage.state, first_seq)
             failures = books.failures
-            if not promise.recorded_as or failures[promise.recorded_as] or monotonic_s() > until_s:
+            names = promise.recorded_names
+            if not names or any(failures[name] for name in names) or monotonic_s() > until_s:
                 break
             pause(_LOOK_AGAIN_S)
         return audit(stage, file, {name: count for name, count in failures.items() if name})
@@ -245,7 +257,9 @@ class Suite:
 
         if is_quiet():
             return True
-        standing = {one for opened in self._open if not opened.promise.ends_within_s for one in opened.promise.alerts}
+        standing = {
+            one for opened in self._open if not opened.promise.ends_within_s for one in opened.promise.alerts
+        }
         if hiding & standing:
             return False
         self._say("waiting", "until what fires from before is over")
@@ -339,28 +353,31 @@ class Suite:
             self._stage = None
 
     def samples(self) -> list[Sample]:
-        """Return what was seen of the present stage's server from outside; empty where there is none."""
-        lookout = self._stage.lookout if self._stage is not None else None
-        return [] if lookout is None else list(lookout.samples)
-
-    def finish(self) -> Claim:
-        """Stop the stage's server in order and close its books: every run that said goodbye must balance."""
-        self._settle()
-        stage = self._stage
-        if stage is None or stage.server is None:
-            return Claim(aspect="recorded", what="the books", promised="balance", seen="there are none", holds=False)
-        code = stage.server.pause()
-        ran = stage.run("audit", "reconcile", "--json")
-        books = ran.json or {}
-        runs = books.get("runs", [])
-        recorded = sum(one["requests"] + one["shared"] for one in runs)
-        told = f"exit {code}; {recorded} requests in {len(runs)} runs; " + ("; ".join(books.get("why", ())) or "balanced")
-        holds = code == 0 and bool(books.get("ok"))
-        return Claim(aspect="recorded", what="the books", promised="balance after the stop", seen=told, holds=holds)
+        """Return what was seen of the servers from outside, in all stages whose books were closed."""
+        return list(self._past_samples)
 
     def add(self, result: Result) -> None:
         self.results.append(result)
         self._on_result(result)
+
+
+def _closed_books(stage: Stage) -> Claim:
+    """Stop a stage's server in order and close its books: every run that said goodbye must balance."""
+    if stage.server is None:
+        return Claim(
+            aspect="recorded", what="the books", promised="balance", seen="there are none", holds=False
+        )
+    code = stage.server.pause()
+    ran = stage.run("audit", "reconcile", "--json")
+    books = ran.json or {}
+    runs = books.get("runs", [])
+    recorded = sum(one["requests"] + one["shared"] for one in runs)
+    why = "; ".join(books.get("why", ())) or ("balanced" if books.get("ok") else ran.err.strip()[-200:])
+    told = f"exit {code}; {recorded} requests in {len(runs)} runs: {why}"
+    holds = code == 0 and bool(books.get("ok"))
+    return Claim(
+        aspect="recorded", what="the books", promised="balance after the stop", seen=told, holds=holds
+    )
 
 
 def audit(stage: Stage, acknowledged: Path, failures: dict[str, int]) -> Records:

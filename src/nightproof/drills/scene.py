@@ -166,7 +166,7 @@ class Scene(Experiment):
         return answer
 
     def marked(self) -> Marked:
-        """Return an input that no golden case has and that the service answers. Raises CannotRun where none is found."""
+        """Return an input that no golden case has and that is answered. Raises CannotRun where there is none."""
         for marked in self.inputs.marked():
             if self.ask(marked.record).status == 200:
                 return marked

@@ -1,7 +1,7 @@
 """A stage: a folder of its own, with a server, its state, its callers' keys and the receiver of its alerts.
 
 Everything is on loopback and under one temporary folder, needs no root, and is undone at the end: by `close`, also on
-Ctrl-C and SIGTERM, and by a watchdog where the drill itself is killed. A stage never touches the user's folder or state.
+Ctrl-C and SIGTERM, and by a watchdog where the drill itself is killed. The user's folder and state are not touched.
 """
 
 from __future__ import annotations
@@ -172,7 +172,9 @@ class Stage:
 
     def _filled(self, text: str) -> str:
         """Write this stage's own places into a setting."""
-        return text.replace("{root}", str(self.root)).replace("{receiver}", f"http://127.0.0.1:{self.receiver.port}")
+        return text.replace("{root}", str(self.root)).replace(
+            "{receiver}", f"http://127.0.0.1:{self.receiver.port}"
+        )
 
     def close(self) -> None:
         """Undo everything. Twice is fine."""
@@ -196,7 +198,8 @@ class Stage:
     def run(self, *verb: str, within_s: float = _VERB_WITHIN_S, state: Path | None = None) -> Ran:
         """Run a verb of the command line on this stage, to its end."""
         return self.run_command(
-            [sys.executable, "-m", "nightproof", *verb, "--state", str(state or self.state)], within_s=within_s
+            [sys.executable, "-m", "nightproof", *verb, "--state", str(state or self.state)],
+            within_s=within_s,
         )
 
     def run_command(self, command: Sequence[str], *, within_s: float) -> Ran:

@@ -1,4 +1,4 @@
-"""A server as a unit file runs it: started by its command line, started again a second after it ended, whatever ended it.
+"""A server as a unit file runs it: started by its command line, and again a second after it ended, whatever ended it.
 
 `deploy/nightproof.service` says the same: Restart=always, RestartSec=1. Owned by a stage.
 """

@@ -63,7 +63,7 @@ def _byte_flipped(scene: Scene) -> None:
     seq = _signed_seq(scene)
 
     def change(connection: apsw.Connection) -> Callable[[], Any]:
-        (leaf,) = connection.execute("SELECT leaf FROM entries WHERE seq = ?", (seq,)).fetchone()
+        leaf: Any = connection.execute("SELECT leaf FROM entries WHERE seq = ?", (seq,)).get
         raw = bytes(leaf) if not isinstance(leaf, str) else leaf.encode()
         place = len(raw) // 2
         other = raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :]
@@ -158,11 +158,17 @@ def _older_ledger(scene: Scene) -> None:
         beats.append(len(scene.stage.receiver.heartbeats) - before)
 
     _paused(scene, _PARTS, work)
-    scene.claim(judge.claim_equal("contained", "exit code of the start", promised=_REFUSES_TO_START, seen=ran[0].code))
     scene.claim(
-        judge.claim_equal("recorded", "audit_rolled_back is said", promised=True, seen="audit_rolled_back" in ran[0].err)
+        judge.claim_equal("contained", "exit code of the start", promised=_REFUSES_TO_START, seen=ran[0].code)
     )
-    scene.claim(judge.claim_equal("alerted", "heartbeats meanwhile, whose absence pages", promised=0, seen=beats[0]))
+    scene.claim(
+        judge.claim_equal(
+            "recorded", "audit_rolled_back is said", promised=True, seen="audit_rolled_back" in ran[0].err
+        )
+    )
+    scene.claim(
+        judge.claim_equal("alerted", "heartbeats meanwhile, whose absence pages", promised=0, seen=beats[0])
+    )
 
 
 def _tail_cut(scene: Scene) -> None:
@@ -174,7 +180,7 @@ def _tail_cut(scene: Scene) -> None:
         scene.hold(1.5)
         shutil.copy2(scene.stage.state / "checkpoint.note", note)
         connection = apsw.Connection(str(yesterday))
-        (last,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
+        last: Any = connection.execute("SELECT max(seq) FROM entries").get
         connection.execute("DELETE FROM entries WHERE seq > ?", (last - 10,))
         connection.close()
         ran = scene.stage.run(
@@ -183,7 +189,9 @@ def _tail_cut(scene: Scene) -> None:
         )  # fmt: skip
     told = [one.get("kind", "") for one in (ran.json or {}).get("findings", [])]
     scene.notes.append("verify says: " + ", ".join(sorted(set(told))))
-    scene.claim(judge.claim_equal("recorded", "verify's exit code on what is left", promised=1, seen=ran.code))
+    scene.claim(
+        judge.claim_equal("recorded", "verify's exit code on what is left", promised=1, seen=ran.code)
+    )
 
 
 def _master_key_lost(scene: Scene) -> None:
@@ -197,13 +205,22 @@ def _master_key_lost(scene: Scene) -> None:
     if not (scene.stage.state / "master.key").exists():
         raise CannotRun("the master key is not in the state folder")
     _paused(scene, ("master.key",), work)
-    scene.claim(judge.claim_equal("contained", "exit code of the start", promised=_REFUSES_TO_START, seen=ran[0].code))
-    scene.claim(judge.claim_equal("recorded", "vault_locked is said", promised=True, seen="vault_locked" in ran[0].err))
+    scene.claim(
+        judge.claim_equal("contained", "exit code of the start", promised=_REFUSES_TO_START, seen=ran[0].code)
+    )
+    scene.claim(
+        judge.claim_equal(
+            "recorded", "vault_locked is said", promised=True, seen="vault_locked" in ran[0].err
+        )
+    )
 
 
 def _older_vault(scene: Scene) -> None:
     """Put back a vault from before some records: their keys are gone, their records are not."""
-    source, copy = apsw.Connection(str(scene.stage.state / "vault.db")), scene.stage.root / "vault-yesterday.db"
+    source, copy = (
+        apsw.Connection(str(scene.stage.state / "vault.db")),
+        scene.stage.root / "vault-yesterday.db",
+    )
     copy.unlink(missing_ok=True)
     target = apsw.Connection(str(copy))
     with target.backup("main", source, "main") as backup:
@@ -226,8 +243,14 @@ def _older_vault(scene: Scene) -> None:
     found = shown[0].json or [{}]
     first = found[0] if isinstance(found, list) and found else {}
     scene.notes.append(f"rotate-key ended with {rotated.code}")
-    scene.claim(judge.claim_equal("recorded", "the record itself", promised=entry, seen=(first.get("facts") or {}).get("id")))
-    scene.claim(judge.claim_equal("recorded", "its content", promised="unreadable", seen=first.get("content_state")))
+    scene.claim(
+        judge.claim_equal(
+            "recorded", "the record itself", promised=entry, seen=(first.get("facts") or {}).get("id")
+        )
+    )
+    scene.claim(
+        judge.claim_equal("recorded", "its content", promised="unreadable", seen=first.get("content_state"))
+    )
     scene.claim(judge.claim_equal("contained", "the log verifies", promised=0, seen=shown[1].code))
 
 
@@ -238,9 +261,13 @@ def _books(scene: Scene) -> None:
         ids = [scene.ask(good[number % len(good)]).headers.get("x-request-id", "") for number in range(50)]
         bad = [scene.ask(b"{").headers.get("x-request-id", "") for _ in range(20)]
         scene.hold(0.5)
-    found = [json.loads(entry.leaf)["id"] for entry in entries_of(scene.stage.state) if entry.kind == "request"]
+    found = [
+        json.loads(entry.leaf)["id"] for entry in entries_of(scene.stage.state) if entry.kind == "request"
+    ]
     once = [one for one in [*ids, *bad] if found.count(one) == 1]
-    scene.claim(judge.claim_equal("recorded", "requests with exactly one record", promised=70, seen=len(once)))
+    scene.claim(
+        judge.claim_equal("recorded", "requests with exactly one record", promised=70, seen=len(once))
+    )
 
 
 DRILLS = [
@@ -292,7 +319,7 @@ DRILLS = [
         breaks="yesterday's log is put in the place of today's, and the server started on it",
         proves=("audit_rolled_back",),
         promise=lambda declared: promised(
-            declared, "audit_rolled_back", shelter="named", may_lose=True, alert="", recover_within_s=5.0,
+            declared, "audit_rolled_back", shelter="named", may_lose=True, alert="", recover_within_s=15.0,
             no_alert_why="nothing starts on such a log; the dead-man's switch notices",
             may_fail=("shutting_down", "model_unavailable", "audit_unavailable"),
         ),
@@ -305,7 +332,7 @@ DRILLS = [
         breaks="the master key is gone when the server starts",
         proves=("vault_locked",),
         promise=lambda declared: promised(
-            declared, "vault_locked", shelter="named", may_lose=True, alert="", recover_within_s=5.0,
+            declared, "vault_locked", shelter="named", may_lose=True, alert="", recover_within_s=15.0,
             no_alert_why="nothing starts without it; the dead-man's switch notices",
             may_fail=("shutting_down", "model_unavailable", "audit_unavailable"),
         ),
@@ -317,7 +344,7 @@ DRILLS = [
         breaks="a vault from before the newest records is put back",
         proves=("content_unreadable",),
         promise=lambda declared: promised(
-            declared, shelter="named", may_lose=True, alert="", recover_within_s=5.0,
+            declared, shelter="named", may_lose=True, alert="", recover_within_s=15.0,
             no_alert_why="who opens such a record is told",
             may_fail=("shutting_down", "model_unavailable", "audit_unavailable"),
         ),

@@ -14,7 +14,10 @@ from nightproof.drills.promise import promised
 from nightproof.drills.scene import Scene
 from nightproof.drills.stage import Setting
 
-_DRIFTING = Setting(name="drift in a minute", settings={"drift.watch": "true", "drift.window_s": "1", "drift.rows_per_s": "4000"})
+_DRIFTING = Setting(
+    name="drift in a minute",
+    settings={"drift.watch": "true", "drift.window_s": "1", "drift.rows_per_s": "4000"},
+)
 _ROWS = 2_400
 _AT_ONCE = 60
 

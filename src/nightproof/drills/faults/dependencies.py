@@ -28,7 +28,9 @@ WATCHED = Setting(
     env={"OTEL_EXPORTER_OTLP_ENDPOINT": "{receiver}/otel", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"},
 )
 _SPILLING_LITTLE = Setting(
-    name="it may spill a little", declares={"audit_on_failure": "spill"}, settings={"ledger.spill_bytes": "65536"}
+    name="it may spill a little",
+    declares={"audit_on_failure": "spill"},
+    settings={"ledger.spill_bytes": "65536"},
 )
 _FSYNC_EXIT = 70
 
@@ -68,7 +70,11 @@ def _spill(scene: Scene) -> None:
         _forbid_writes(scene, writer)
         scene.hold_until_alert(at_least_s=3.0)
     merged_s = scene.until(lambda: scene.stage.count("nightproof_spilled_bytes") == 0, within_s=20.0)
-    scene.claim(judge.claim_at_most("recovered", "spilled records are merged", promised=30.0, seen=merged_s, unit=" s"))
+    scene.claim(
+        judge.claim_at_most(
+            "recovered", "spilled records are merged", promised=30.0, seen=merged_s, unit=" s"
+        )
+    )
 
 
 def _locked(scene: Scene) -> None:
@@ -123,7 +129,11 @@ def _clock(scene: Scene) -> None:
         scene.stage.ahead_file.write_text(str(2 * 86_400))
         scene.hold_until_alert(at_least_s=3.0)
     expired = scene.stage.count("nightproof_events_total", event="expired")
-    scene.claim(judge.claim_equal("contained", "content destroyed by a clock that is wrong", promised=0.0, seen=expired))
+    scene.claim(
+        judge.claim_equal(
+            "contained", "content destroyed by a clock that is wrong", promised=0.0, seen=expired
+        )
+    )
 
 
 def _little_room(scene: Scene) -> None:
@@ -161,14 +171,20 @@ def _two_logs(scene: Scene) -> None:
     other = _another_witness(scene)
     folder = scene.stage.root / "witness"
     aside = scene.stage.root / "witness-aside"
+
+    def put_back() -> None:
+        if folder.is_dir():
+            folder.rename(other)
+        else:
+            folder.unlink(missing_ok=True)
+        aside.rename(folder)
+
     with scene.fault():
         folder.rename(aside)
-
-        def put_back() -> None:
-            folder.rename(other)
-            aside.rename(folder)
-
         scene.undo("the witness", put_back)
+        folder.write_text("not mounted")
+        scene.hold(2.0)
+        folder.unlink()
         other.rename(folder)
         scene.hold_until_alert(at_least_s=2.0)
 
@@ -217,10 +233,10 @@ def _spills(declared: Description, inputs: Inputs) -> str:
     return ""
 
 
-def _unrecorded(**more: object) -> object:
+def _unrecorded(names: tuple[str, ...] = (), **more: object) -> object:
     def make(declared: Description) -> Promise:
         return promised(
-            declared, "audit_unavailable", shelter="named", may_fail=("deadline_exceeded", "overloaded"),
+            declared, "audit_unavailable", shelter="named", may_fail=("deadline_exceeded", "overloaded", *names),
             answer_within_s=declared.deadline_ms / 1_000 + 6.0, ends_within_s=0.0, **more,  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -253,7 +269,9 @@ DRILLS = [
         group="dependencies",
         breaks="the log's writer stands still for 4 s: a disk that does not answer",
         proves=("audit_unavailable", "audit_writer_lost"),
-        promise=_unrecorded(recorded=False, alert="", no_alert_why="it is over before it lasts"),  # type: ignore[arg-type]
+        promise=_unrecorded(
+            recorded=False, alert="", no_alert_why="it is over before it lasts", names=("audit_outcome_unknown",)
+        ),  # type: ignore[arg-type]
         act=_writer_stopped,
         applies=_refusing,
         spoils_stage=True,
@@ -308,7 +326,9 @@ DRILLS = [
         group="dependencies",
         breaks="what the meters remember cannot be written",
         proves=("history_not_kept",),
-        promise=lambda declared: promised(declared, "history_not_kept", shelter="all", harmed_at_most=0.02, alert_within_s=40.0),
+        promise=lambda declared: promised(
+            declared, "history_not_kept", shelter="all", harmed_at_most=0.02, alert_within_s=40.0
+        ),
         act=_history,
         setting=SICK_DISK,
     ),
@@ -317,7 +337,9 @@ DRILLS = [
         group="dependencies",
         breaks="the wall clock jumps two days ahead",
         proves=("clock_jumped",),
-        promise=lambda declared: promised(declared, "clock_jumped", shelter="all", harmed_at_most=0.02, ends_within_s=0.0),
+        promise=lambda declared: promised(
+            declared, "clock_jumped", shelter="all", harmed_at_most=0.02, ends_within_s=0.0
+        ),
         act=_clock,
         setting=SICK_DISK,
     ),
@@ -333,9 +355,11 @@ DRILLS = [
     Drill(
         name="witness_sees_two_logs",
         group="audit",
-        breaks="the witness holds the checkpoints of another log",
+        breaks="the witness is unmounted, and another log's is mounted in its place",
         proves=("witness_refused",),
-        promise=lambda declared: promised(declared, "witness_refused", shelter="all", alert_within_s=20.0, ends_within_s=0.0),
+        promise=lambda declared: promised(
+            declared, "witness_refused", shelter="all", alert_within_s=30.0, ends_within_s=0.0
+        ),
         act=_two_logs,
         setting=WATCHED,
     ),
@@ -344,7 +368,9 @@ DRILLS = [
         group="monitoring",
         breaks="the OpenTelemetry collector takes nothing",
         proves=("telemetry_failing",),
-        promise=lambda declared: promised(declared, "telemetry_failing", shelter="all", alert_within_s=60.0, ends_within_s=120.0),
+        promise=lambda declared: promised(
+            declared, "telemetry_failing", shelter="all", alert_within_s=60.0, ends_within_s=120.0
+        ),
         act=_collector_away,
         setting=WATCHED,
         applies=_needs_collector,

@@ -18,7 +18,9 @@ from nightproof.drills.stage import Setting, pause
 _MODEL_MS = 20
 _SLOWER = {"act": "slow", "ms": _MODEL_MS}
 _NARROW = Setting(
-    name="20 ms a record, one at a time", declares={"max_batch": 1, "workers": [1, 1], "spares": 1}, cue=_SLOWER
+    name="20 ms a record, one at a time",
+    declares={"max_batch": 1, "workers": [1, 1], "spares": 1},
+    cue=_SLOWER,
 )
 _ELASTIC_SPARES = 1
 _ELASTIC = Setting(
@@ -55,18 +57,22 @@ def _overload(scene: Scene) -> None:
     calls = [call for call in scene.others if call.sent_s <= (scene.fault_s or 0) + lasted_s]
     good = sum(call.ending == "answered" for call in calls) / lasted_s
     refused = sorted(call.took_s for call in calls if call.ending == "refused")
-    scene.notes.append(
-        f"capacity {capacity:.0f}/s, offered {sent / lasted_s:.0f}/s ({sent / lasted_s / capacity:.1f}×), answered {good:.0f}/s"
-    )
+    scene.notes.append(f"capacity {capacity:.0f}/s, offered {sent / lasted_s:.0f}/s, answered {good:.0f}/s")
     scene.claim(
         judge.claim_at_least(
-            "contained", "answered a second meanwhile", promised=_GOODPUT_SHARE * capacity, seen=good, unit="/s"
+            "contained",
+            "answered a second meanwhile",
+            promised=_GOODPUT_SHARE * capacity,
+            seen=good,
+            unit="/s",
         )
     )
     p99_s = refused[int(0.99 * (len(refused) - 1))] if refused else None
     scene.claim(judge.claim_at_most("contained", "p99 of a refusal", promised=0.25, seen=p99_s, unit=" s"))
     scene.claim(
-        judge.claim_at_least("contained", "times the capacity that was offered", promised=5.0, seen=sent / lasted_s / capacity)
+        judge.claim_at_least(
+            "contained", "times the capacity that was offered", promised=5.0, seen=sent / lasted_s / capacity
+        )
     )
 
 
@@ -84,7 +90,9 @@ def _greedy(scene: Scene) -> None:
     span_s = max(0.1, crowd.calls[-1].sent_s - crowd.calls[0].sent_s) if crowd.calls else 0.1
     shut_out = {call.failure for call in crowd.calls if call.ending == "refused"}
     scene.claim(
-        judge.claim_at_most("contained", "answers a second for the greedy key", promised=90.0, seen=len(let_in) / span_s)
+        judge.claim_at_most(
+            "contained", "answers a second for the greedy key", promised=90.0, seen=len(let_in) / span_s
+        )
     )
     scene.claim(judge.claim_equal("contained", "what it is told", promised={"quota_exceeded"}, seen=shut_out))
 
@@ -113,8 +121,14 @@ def _scale(scene: Scene) -> None:
     waited_s = None if down_s is None else down_s - quiet_from_s
     changes = len(seen) - 1
     scene.notes.append("workers: " + ", ".join(f"{count} at {at:.1f} s" for at, count in seen))
-    scene.claim(judge.claim_at_most("contained", "a second worker answers after", promised=20.0, seen=up_s, unit=" s"))
-    scene.claim(judge.claim_at_most("recovered", "one again after the load fell", promised=75.0, seen=waited_s, unit=" s"))
+    scene.claim(
+        judge.claim_at_most("contained", "a second worker answers after", promised=20.0, seen=up_s, unit=" s")
+    )
+    scene.claim(
+        judge.claim_at_most(
+            "recovered", "one again after the load fell", promised=75.0, seen=waited_s, unit=" s"
+        )
+    )
     scene.claim(judge.claim_at_most("contained", "changes of their number", promised=5, seen=changes))
 
 
@@ -123,8 +137,6 @@ def _watch(look: object, seconds: float) -> None:
     while monotonic_s() < until_s:
         look()  # type: ignore[operator]
         pause(0.2)
-
-
 
 
 DRILLS = [

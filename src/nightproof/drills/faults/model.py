@@ -37,7 +37,7 @@ def _on_marked(act: str, **more: Any) -> Any:
 
 
 def _claim_guilty_named(scene: Scene) -> None:
-    """The callers who asked for the marked record got the fallback's answer for that failure, or an error by its name."""
+    """Claim that who asked for the marked record got a fallback's answer for that failure, or an error by its name."""
     guilty = [call for call in scene.others if call.ending != "answered"]
     allowed = set(scene.promise.may_fail)
     scene.claim(
@@ -124,11 +124,17 @@ def _output_check(scene: Scene) -> None:
     """Find an input and a misbehaviour at which a declared output check says no."""
     floor = scene.declared.confidence_floor or 0.0
     named = {"confidence": scene.declared.confidence_field}
+    barely = floor + 0.01
     tries: list[dict[str, Any]] = [
         {"act": "lie", **named},
-        {"act": "unsure", "floor": 2 * (floor + 0.01), **named},
+        {"act": "lie", "sure": barely, **named},
+        {"act": "unsure", "floor": 2 * barely, **named},
     ]
-    records = [*scene.inputs.good(), *(marked.record for marked in list(scene.inputs.marked())[:60])]
+    records = [
+        *scene.inputs.good(),
+        *scene.inputs.far(),
+        *(one.record for one in list(scene.inputs.marked())[:40]),
+    ]
     for cue in tries:
         scene.undo("the model's cue", lambda: scene.stage.cue(None))
         scene.stage.cue(cue)
@@ -171,7 +177,8 @@ def _needs_golden(declared: Description, inputs: Inputs) -> str:
 def _golden_promise(declared: Description) -> Promise:
     return promised(
         declared, "golden_case_failed", shelter="covered" if has_cover(declared) else "named",
-        may_fail=("model_unavailable", "model_crash", "overloaded", "deadline_exceeded"), alert_within_s=30.0, recover_within_s=30.0, ends_within_s=90.0,
+        may_fail=("model_unavailable", "model_crash", "overloaded", "deadline_exceeded"),
+        alert_within_s=30.0, recover_within_s=30.0, ends_within_s=90.0,
     )  # fmt: skip
 
 
@@ -192,7 +199,9 @@ DRILLS = [
         breaks="the model takes three times its time for one record, which comes again and again",
         proves=("model_timeout", "deadline_exceeded"),
         promise=_failing(
-            "model_timeout", may_fail=_TAKEN_DOWN, or_alerts=("model_unavailable",), alert_within_s=30.0, recover_within_s=20.0
+            "model_timeout", may_fail=_TAKEN_DOWN, or_alerts=("model_unavailable",),
+            or_recorded=_TAKEN_DOWN, alert_within_s=30.0,
+            recover_within_s=20.0,
         ),
         act=_slow,
         is_quick=True,
@@ -205,7 +214,9 @@ DRILLS = [
         breaks="the model never returns for one record",
         proves=("model_timeout",),
         promise=_failing(
-            "model_timeout", may_fail=_TAKEN_DOWN, or_alerts=("model_unavailable",), alert_within_s=30.0, recover_within_s=20.0
+            "model_timeout", may_fail=_TAKEN_DOWN, or_alerts=("model_unavailable",),
+            or_recorded=_TAKEN_DOWN, alert_within_s=30.0,
+            recover_within_s=20.0,
         ),
         act=_on_marked("hang", rate_per_s=1.5),
         in_soak=True,
@@ -277,7 +288,9 @@ DRILLS = [
         group="model",
         breaks="one record makes the model's process segfault, and is sent again and again",
         proves=("poison_input", "model_crash"),
-        promise=_failing("poison_input", shelter="covered", may_fail=("model_crash",), harmed_at_most=0.05, ends_within_s=60.0),
+        promise=_failing(
+            "poison_input", shelter="covered", may_fail=("model_crash",), harmed_at_most=0.05, alert_within_s=25.0
+        ),
         act=_poison,
         is_quick=True,
         frameworks=("ATLAS AML.T0043", "ATLAS AML.T0029"),
@@ -297,7 +310,11 @@ DRILLS = [
         group="model",
         breaks="the model eats all memory for one record (declared down to 640 MB for this stage)",
         proves=("model_out_of_memory",),
-        promise=_failing("model_out_of_memory", shelter="covered", may_fail=("poison_input", "model_crash", "model_timeout", "deadline_exceeded"), harmed_at_most=0.2, recorded=False, alert=""),
+        promise=_failing(
+            "model_out_of_memory", shelter="covered", harmed_at_most=0.2, recorded=False, alert="",
+            may_fail=("poison_input", "model_crash", "model_timeout", "deadline_exceeded"),
+            no_alert_why="a record that does it again is poison, and that alerts",
+        ),
         act=_eat,
         setting=SMALL_MEMORY,
         frameworks=_DENIAL,
@@ -307,7 +324,10 @@ DRILLS = [
         group="model",
         breaks="every worker dies, and the model cannot be loaded any more",
         proves=("workers_exhausted", "model_unavailable"),
-        promise=_failing("workers_exhausted", shelter="named", may_fail=("model_unavailable", "model_crash", "overloaded", "deadline_exceeded"), alert_within_s=60.0, recover_within_s=30.0, ends_within_s=90.0),
+        promise=_failing(
+            "workers_exhausted", shelter="named", alert_within_s=60.0, recover_within_s=80.0, ends_within_s=90.0,
+            may_fail=("model_unavailable", "model_crash", "overloaded", "deadline_exceeded"),
+        ),
         act=_load_never_ends,
         setting=UNPATIENT,
         spoils_stage=True,

@@ -28,9 +28,18 @@ _BARE = Setting(
 _BLOCK = re.compile(r"```(?:sh|bash)?\n(.*?)```", re.DOTALL)
 _NOT_OF_THE_STAGE = frozenset({"journalctl", "systemctl", "timedatectl", "last", "dmesg", "df", "sudo"})
 _NEEDS_A_NAME = re.compile(r"\b(ID|PID|FOLDER|FILE|SUBJECT|KEY_ID|VERSION)\b|FILE\.npb|/etc/|/mnt/|ca\.pem")
-_MAY_SAY_BAD = re.compile(r"nightproof (status|alerts|drift|feedback|replay|audit (verify|reconcile)|check)\b")
+_MAY_SAY_BAD = re.compile(
+    r"nightproof (status|alerts|drift|feedback|replay|audit (verify|reconcile)|check)\b"
+)
 _CUT_BY_HEAD = 141
-_PAGES = ("model_timeout", "model_error", "overloaded", "audit_unavailable", "availability_burning", "drift_detected")
+_PAGES = (
+    "model_timeout",
+    "model_error",
+    "overloaded",
+    "audit_unavailable",
+    "availability_burning",
+    "drift_detected",
+)
 
 
 def _receiver_down(scene: Scene) -> None:
@@ -42,7 +51,9 @@ def _receiver_down(scene: Scene) -> None:
         receiver.is_refusing = True
         scene.misbehave_on_marked("raise", rate_per_s=15.0)
         scene.hold_until_alert(at_least_s=3.0)
-    missed = {one.failure for one in receiver.told if one.by == "alertmanager" and one.at_s >= (scene.fault_s or 0)}
+    missed = {
+        one.failure for one in receiver.told if one.by == "alertmanager" and one.at_s >= (scene.fault_s or 0)
+    }
 
     def has_come() -> bool:
         return any(
@@ -51,9 +62,17 @@ def _receiver_down(scene: Scene) -> None:
         )
 
     later_s = scene.until(has_come, within_s=70.0) if "model_error" in missed else None
-    times = len([one for one in receiver.told if one.by == "webhook" and one.failure == "model_error" and one.state == "firing"])
+    times = len(
+        [
+            one
+            for one in receiver.told
+            if one.by == "webhook" and one.failure == "model_error" and one.state == "firing"
+        ]
+    )
     took_s = None if later_s is None else later_s - ((scene.undone_s or 0) - (scene.fault_s or 0))
-    scene.claim(judge.claim_at_most("alerted", "what it missed came after", promised=65.0, seen=took_s, unit=" s"))
+    scene.claim(
+        judge.claim_at_most("alerted", "what it missed came after", promised=65.0, seen=took_s, unit=" s")
+    )
     scene.claim(judge.claim_equal("alerted", "and came once", promised=1, seen=times))
 
 
@@ -65,7 +84,11 @@ def _budget_burns(scene: Scene) -> None:
         burning_s = scene.until(lambda: "availability_burning" in _shown(scene), within_s=30.0)
         held = _shown(scene).get("availability_burning", "")
     told = any(one.failure == "availability_burning" for one in scene.stage.receiver.told)
-    scene.claim(judge.claim_at_most("alerted", "the burning budget is judged", promised=30.0, seen=burning_s, unit=" s"))
+    scene.claim(
+        judge.claim_at_most(
+            "alerted", "the burning budget is judged", promised=30.0, seen=burning_s, unit=" s"
+        )
+    )
     scene.claim(judge.claim_equal("alerted", "it is told beside its cause", promised=False, seen=told))
     scene.notes.append(f"availability_burning is held by: {held or 'nothing'}")
 
@@ -105,7 +128,13 @@ def _runbooks(scene: Scene) -> None:
         )
     )  # fmt: skip
     scene.claim(
-        judge.claim_all("contained", "pages with this server's address", unfilled, promised="all", good=lambda told: told is False)
+        judge.claim_all(
+            "contained",
+            "pages with this server's address",
+            unfilled,
+            promised="all",
+            good=lambda told: told is False,
+        )
     )
     scene.notes.append(f"{len(answers)} commands of {len(unfilled)} pages were run")
 
@@ -116,14 +145,21 @@ def _commands(page: str, section: str) -> list[str]:
     blocks = [block.replace("\\\n", " ") for block in _BLOCK.findall(part)]
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     wanted = [line.partition("  #")[0].strip() for line in lines if line and not line.startswith("#")]
-    return [line for line in wanted if line.split()[0] not in _NOT_OF_THE_STAGE and not _NEEDS_A_NAME.search(line)]
+    return [
+        line for line in wanted if line.split()[0] not in _NOT_OF_THE_STAGE and not _NEEDS_A_NAME.search(line)
+    ]
 
 
 def _try(scene: Scene, command: str) -> str:
     """Run a line as somebody pastes it; return what is wrong with how it ended, or nothing."""
-    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}", "NIGHTPROOF_STATE": str(scene.stage.state)}
+    env = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "NIGHTPROOF_STATE": str(scene.stage.state),
+    }
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in env.items())
-    done = scene.stage.run_command(["bash", "-o", "pipefail", "-c", f"export {exports}\n{command}"], within_s=60.0)
+    done = scene.stage.run_command(
+        ["bash", "-o", "pipefail", "-c", f"export {exports}\n{command}"], within_s=60.0
+    )
     is_answer = done.code == 1 and _MAY_SAY_BAD.match(command) is not None
     finds_nothing = done.code == 1 and "grep" in command
     if done.code in (0, _CUT_BY_HEAD) or is_answer or finds_nothing:

@@ -19,11 +19,16 @@ _SLOW = 150
 _FLOOD = ("OWASP API4", "ATLAS AML.T0029")
 
 
+def _close(connections: list[socket.socket]) -> None:
+    for one in connections:
+        one.close()
+
+
 def _slow_loris(scene: Scene) -> None:
     """Drip a header byte by byte on many connections; the server's own limit of 10 s must end them."""
     with scene.fault():
         drips = [wire.connect(scene) for _ in range(_SLOW)]
-        scene.undo("the slow connections", lambda: [one.close() for one in drips])
+        scene.undo("the slow connections", lambda: _close(drips))
         opened = f"POST /services/{scene.stage.service}/predict HTTP/1.1\r\nhost: he".encode()
         for one in drips:
             one.sendall(opened)
@@ -47,7 +52,7 @@ def _slow_loris(scene: Scene) -> None:
 def _silent(scene: Scene) -> None:
     with scene.fault():
         idle = [wire.connect(scene) for _ in range(500)]
-        scene.undo("the idle connections", lambda: [one.close() for one in idle])
+        scene.undo("the idle connections", lambda: _close(idle))
         fresh = scene.ask(scene.inputs.good()[0])
         closed_s = scene.until(lambda: all(wire.is_closed(one) for one in idle), within_s=10.0)
     scene.claim(
@@ -110,7 +115,7 @@ def _reader_stops(scene: Scene) -> None:
     before = scene.stage.memory_bytes()
     with scene.fault():
         connections = [wire.connect(scene) for _ in range(4)]
-        scene.undo("the connections", lambda: [one.close() for one in connections])
+        scene.undo("the connections", lambda: _close(connections))
         for one in connections:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             one.settimeout(1.0)

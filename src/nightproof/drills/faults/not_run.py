@@ -9,7 +9,13 @@ _CHAT = "it needs a chat service; this one runs a model"
 
 def _chat(name: str, group: str, breaks: str, *proves: str, frameworks: tuple[str, ...] = ()) -> NotRun:
     return NotRun(
-        name=name, group=group, breaks=breaks, proves=proves, why=_CHAT, word="not applicable", frameworks=frameworks
+        name=name,
+        group=group,
+        breaks=breaks,
+        proves=proves,
+        why=_CHAT,
+        word="not applicable",
+        frameworks=frameworks,
     )
 
 
@@ -44,7 +50,8 @@ DRILLS: list[NotRun] = [
     _chat("tool_denied", "security", "a tool call that is not declared", "tool_denied", frameworks=("OWASP LLM06",)),
     _chat("token_budget", "load", "a key uses up its tokens", "budget_exceeded",
           frameworks=("OWASP LLM10", "ATLAS AML.T0034")),
-    _chat("upstream_refused", "dependencies", "the upstream takes no connection", "upstream_unreachable", "upstream_down"),
+    _chat("upstream_refused", "dependencies", "the upstream takes no connection", "upstream_unreachable",
+          "upstream_down"),
     _chat("upstream_hangs", "dependencies", "the upstream never answers", "upstream_timeout"),
     _chat("upstream_429", "dependencies", "the upstream limits us", "upstream_limited"),
     _chat("upstream_500", "dependencies", "the upstream answers with errors", "upstream_error"),

@@ -227,6 +227,7 @@ DRILLS = [
         ),
         act=_sigterm_under_load,
         in_soak=True,
+        ends_server=True,
     ),
     Drill(
         name="server_killed",
@@ -234,11 +235,13 @@ DRILLS = [
         breaks="kill -9 of the server under load; started again as the unit file does",
         proves=("unclean_stop",),
         promise=lambda declared: promised(
-            declared, "unclean_stop", shelter="named", may_fail=("model_unavailable", "overloaded", "shutting_down"), may_lose=True,
+            declared, "unclean_stop", shelter="named", may_lose=True,
+            may_fail=("model_unavailable", "overloaded", "shutting_down"),
             recorded=False, ends_within_s=0.0, alert_within_s=60.0, recover_within_s=20.0,
         ),
         act=_server_killed,
         is_quick=True,
         in_soak=True,
+        ends_server=True,
     ),
 ]  # fmt: skip

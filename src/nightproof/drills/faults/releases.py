@@ -56,7 +56,9 @@ def _bad_promoted(scene: Scene) -> None:
         scene.hold_until_alert(at_least_s=0.5)
     scene.claim(judge.claim_equal("contained", "promote's exit code", promised=0, seen=promoted.code))
     took_s = None if back_s is None else back_s - turned_s
-    scene.claim(judge.claim_at_most("contained", "back on the release before", promised=60.0, seen=took_s, unit=" s"))
+    scene.claim(
+        judge.claim_at_most("contained", "back on the release before", promised=60.0, seen=took_s, unit=" s")
+    )
 
 
 def _bad_canary(scene: Scene) -> None:
@@ -86,7 +88,9 @@ def _idle_canary(scene: Scene) -> None:
         _promote(scene, version, "--canary", "50%")
         gone_s = scene.until(lambda: "canary" not in _parts(scene), within_s=40.0)
         scene.hold_until_alert(at_least_s=0.5)
-    scene.claim(judge.claim_at_most("contained", "taken back for want of data", promised=40.0, seen=gone_s, unit=" s"))
+    scene.claim(
+        judge.claim_at_most("contained", "taken back for want of data", promised=40.0, seen=gone_s, unit=" s")
+    )
 
 
 def _parts(scene: Scene) -> set[str]:
@@ -111,7 +115,9 @@ def _two_operators(scene: Scene) -> None:
     ran: dict[str, Ran] = {}
     with scene.fault():
         threads = [
-            threading.Thread(target=lambda version=version: ran.update({version: _promote(scene, version, "--now")}))  # type: ignore[misc]
+            threading.Thread(
+                target=lambda version=version: ran.update({version: _promote(scene, version, "--now")})
+            )
             for version in versions
         ]
         for thread in threads:
@@ -121,7 +127,9 @@ def _two_operators(scene: Scene) -> None:
         live = scene.stage.live()
     back = scene.stage.run("rollback", scene.stage.service, before, "--json")
     won = [version for version in versions if ran[version].code == 0]
-    scene.claim(judge.claim_equal("contained", "the one that is live was told yes", promised=True, seen=live in won))
+    scene.claim(
+        judge.claim_equal("contained", "the one that is live was told yes", promised=True, seen=live in won)
+    )
     scene.claim(judge.claim_equal("recovered", "rollback's exit code", promised=0, seen=back.code))
     refused = [ran[version].err.strip() for version in versions if ran[version].code != 0]
     scene.notes.append(f"{len(won)} were told yes; refused: {refused[0][:160] if refused else 'none'}")
@@ -142,7 +150,9 @@ def _rolled_back_by_hand(scene: Scene) -> None:
     took_ms = float((back.json or {}).get("took_ms", 1e9))
     scene.claim(judge.claim_equal("contained", "exit codes", promised=(0, 0), seen=(there.code, back.code)))
     scene.claim(judge.claim_equal("contained", "live again", promised=before, seen=scene.stage.live()))
-    scene.claim(judge.claim_at_most("recovered", "the switch back", promised=1_000.0, seen=took_ms, unit=" ms"))
+    scene.claim(
+        judge.claim_at_most("recovered", "the switch back", promised=1_000.0, seen=took_ms, unit=" ms")
+    )
 
 
 def _key(scene: Scene, name: str) -> Path:
@@ -205,7 +215,9 @@ def _trust(scene: Scene, key: Path) -> Ran:
     private = serialization.load_pem_private_key(key.read_bytes(), None)
     public = key.with_suffix(".pub")
     public.write_bytes(
-        private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
     )
     return scene.stage.run("trust", "add", str(public), "--json")
 

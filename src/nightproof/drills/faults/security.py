@@ -123,7 +123,7 @@ def _poisoned_labels(scene: Scene) -> None:
                 "label": {name: (not said if isinstance(said, bool) else _other(said)) if lies else said},
             }
             answer = scene.ask(given, key=key, path=f"/services/{scene.stage.service}/feedback")
-            last = str((answer.told.get("output") or {}).get("label", answer.failure))  # type: ignore[union-attr]
+            last = str((answer.told.get("output") or {}).get("label", answer.failure))
         return last
 
     counted = label(honest, lies=False, count=80)

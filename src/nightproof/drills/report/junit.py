@@ -47,7 +47,9 @@ def _add(suite: ElementTree.Element, key: str, result: Result) -> None:
     )
     if result.word in BAD:
         kind = "failure" if result.word == "fell short" else "error"
-        ElementTree.SubElement(case, kind, message=_printable(result.why), type=result.word).text = _printable(text)
+        ElementTree.SubElement(
+            case, kind, message=_printable(result.why), type=result.word
+        ).text = _printable(text)
     elif not result.verdicts:
         ElementTree.SubElement(case, "skipped", message=_printable(f"{result.word}: {result.why}"))
     else:

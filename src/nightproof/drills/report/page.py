@@ -1,7 +1,7 @@
 """The report as one page of HTML that stands alone: for a review board, on a screen and on paper.
 
-What it comes to stands first, then what fell short, then the matrix by item of the checklist, each drill with its
-timeline, how soon things were seen, told and well again, what was not tested, and how to make it again.
+What it comes to stands first, then the matrix by item of the checklist, what fell short, how soon things were seen,
+told and well again, each drill with its timeline, what was not tested, and how to make it again.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def as_html(report: Report, changes: Sequence[Change] = ()) -> str:
         [
             _head(report),
             _changes(changes),
-            _short(report),
             _matrix(report),
+            _short(report),
             _figures(report),
             *(_group(words, results) for _, words, results in report.groups()),
             _not_tested(report),
@@ -64,7 +64,9 @@ def _head(report: Report) -> str:
         f"answers within {declared.deadline_ms} ms",
         f"{100 * declared.availability:g} % available",
         f"p99 of {declared.latency_p99_ms:g} ms" if declared.latency_p99_ms else "",
-        f"falls back to {', then '.join(one.replace('_', ' ') for one in declared.fallbacks)}" if declared.fallbacks else "has no fallback",
+        f"falls back to {', then '.join(one.replace('_', ' ') for one in declared.fallbacks)}"
+        if declared.fallbacks
+        else "has no fallback",
         f"{declared.golden_cases} golden cases",
         f"{declared.workers[0]} to {declared.workers[1]} workers and {declared.spares} spares",
     ]
@@ -86,7 +88,8 @@ def _changes(changes: Sequence[Change]) -> str:
     if not changes:
         return ""
     rows = "".join(
-        f'<li class="{"bad" if one.is_worse else ""}"><code>{escape(one.name)}</code> {escape(one.what)}</li>' for one in changes
+        f'<li class="{"bad" if one.is_worse else ""}"><code>{escape(one.name)}</code> {escape(one.what)}</li>'
+        for one in changes
     )
     return f"<section><h2>Against the earlier report</h2><ul class='plain'>{rows}</ul></section>"
 
@@ -95,17 +98,19 @@ def _short(report: Report) -> str:
     found = [one for one in report.results if one.word in BAD]
     if not found:
         return ""
-    return f'<section><h2>What fell short</h2>{"".join(_card(one) for one in found)}</section>'
+    return f"<section><h2>What fell short</h2>{''.join(_card(one) for one in found)}</section>"
 
 
 def _card(result: Result) -> str:
     rows = "".join(
-        f'<tr><th>{verdict.aspect}</th><td>{escape(verdict.seen)}<p class="promised">promised: {escape(verdict.promised)}</p></td></tr>'
+        f"<tr><th>{verdict.aspect}</th><td>{escape(verdict.seen)}"
+        f'<p class="promised">promised: {escape(verdict.promised)}</p></td></tr>'
         for verdict in result.verdicts
         if verdict.word in BAD
     )
     return (
-        f'<article class="card"><h3><a href="#{result.name}">{escape(result.name)}</a> <span>{escape(result.breaks)}</span></h3>'
+        f'<article class="card"><h3><a href="#{result.name}">{escape(result.name)}</a> '
+        f"<span>{escape(result.breaks)}</span></h3>"
         f"<table>{rows}</table>{_runbook(result)}</article>"
     )
 
@@ -114,18 +119,23 @@ def _matrix(report: Report) -> str:
     rows = []
     for _, words, results in report.groups():
         cells = "".join(
-            f'<a class="cell {_kind(one.word)}" href="#{one.name}" title="{escape(f"{one.name}: {one.word}")}">{_SIGNS[one.word]}</a>'
+            f'<a class="cell {_kind(one.word)}" href="#{one.name}" title="{escape(f"{one.name}: {one.word}")}">'
+            f"{_SIGNS[one.word]}</a>"
             for one in results
         )
         held = sum(one.word == "held" for one in results)
         tried = sum(bool(one.verdicts) for one in results)
         told = f"{held} of {tried} held" if tried else "not tested"
-        rows.append(f'<tr><th>{escape(words)}</th><td class="cells">{cells}</td><td class="sum">{told}</td></tr>')
+        rows.append(
+            f'<tr><th>{escape(words)}</th><td class="cells">{cells}</td><td class="sum">{told}</td></tr>'
+        )
     legend = "".join(
-        f'<li><span class="cell {_kind(word)}">{_SIGNS[word]}</span> {word}: {meaning}</li>' for word, meaning in _MEANINGS.items()
+        f'<li><span class="cell {_kind(word)}">{_SIGNS[word]}</span> {word}: {meaning}</li>'
+        for word, meaning in _MEANINGS.items()
     )
     return (
-        f'<section><h2>The checklist</h2><table class="matrix">{"".join(rows)}</table><ul class="legend">{legend}</ul></section>'
+        f'<section><h2>The checklist</h2><table class="matrix">{"".join(rows)}</table>'
+        f'<ul class="legend">{legend}</ul></section>'
     )
 
 
@@ -139,7 +149,8 @@ def _figures(report: Report) -> str:
     if not drawn:
         return ""
     return (
-        "<section><h2>How soon</h2><p>A dot a drill, in seconds: from the fault to its first sign, from the fault to the alert, "
+        "<section><h2>How soon</h2><p>A dot a drill, in seconds: from the fault to its first sign, from the fault to "
+        "the alert, "
         f"from its end to the steady state.</p>{drawn}</section>"
     )
 
@@ -155,7 +166,8 @@ def _drill(result: Result) -> str:
     chips = "".join(_chip(verdict) for verdict in result.verdicts)
     plot = plots.timeline(result.timeline) if result.timeline is not None else ""
     rows = "".join(
-        f"<tr><th>{one.aspect}</th><td>{escape(one.promised)}</td><td>{escape(one.seen)}</td></tr>" for one in result.verdicts
+        f"<tr><th>{one.aspect}</th><td>{escape(one.promised)}</td><td>{escape(one.seen)}</td></tr>"
+        for one in result.verdicts
     )
     notes = "".join(f"<p>{escape(note)}</p>" for note in result.notes)
     marks = f'<p class="marks">{escape(" · ".join(result.frameworks))}</p>' if result.frameworks else ""
@@ -164,13 +176,18 @@ def _drill(result: Result) -> str:
         f"{_SIGNS[result.word]}</span> {escape(result.name)}</h3><p>{escape(result.breaks)}</p>"
         f'<p class="callers">{escape(callers(result))}</p></div><div class="when">{plot}</div>'
         f'<div class="chips">{chips}</div>'
-        f"<details><summary>what was promised, what was seen</summary><table><tr><th></th><th>promised</th><th>seen</th></tr>{rows}"
+        "<details><summary>what was promised, what was seen</summary>"
+        f"<table><tr><th></th><th>promised</th><th>seen</th></tr>{rows}"
         f"</table>{notes}{marks}{_runbook(result)}</details></article>"
     )
 
 
 def _chip(verdict: Verdict) -> str:
-    seconds = "" if verdict.seconds is None or verdict.word == "not applicable" else f"<b>{verdict.seconds:.1f} s</b>"
+    seconds = (
+        ""
+        if verdict.seconds is None or verdict.word == "not applicable"
+        else f"<b>{verdict.seconds:.1f} s</b>"
+    )
     return (
         f'<span class="chip {_kind(verdict.word)}" title="{escape(verdict.seen or verdict.promised)}">'
         f"{_SIGNS[verdict.word]} {verdict.aspect}{seconds}</span>"
@@ -188,7 +205,8 @@ def _not_tested(report: Report) -> str:
     if not found:
         return ""
     rows = "".join(
-        f'<tr id="{one.name}"><th>{escape(one.name)}</th><td>{escape(one.breaks)}</td><td>{one.word}: {escape(one.why)}</td></tr>'
+        f'<tr id="{one.name}"><th>{escape(one.name)}</th><td>{escape(one.breaks)}</td>'
+        f"<td>{one.word}: {escape(one.why)}</td></tr>"
         for one in found
     )
     return f'<section><h2>What was not tested</h2><table class="listing">{rows}</table></section>'
@@ -202,12 +220,14 @@ def _made(report: Report) -> str:
     quick = " --quick" if report.quick else ""
     return (
         '<section class="made"><h2>How to make it again</h2>'
-        f"<p><code>nightproof drill {escape(report.folder)}{quick} --seed {report.seed}</code> with nightproof {report.nightproof}, "
-        f"Python {machine.python}, on {escape(machine.system)}, {machine.cpus} cores, {machine.memory_gb:.0f} GB; it took "
-        f"{report.took_s:.0f} s.</p><p>The service ran by its own command line, in a stage of its own on loopback, with the model "
-        "wrapped so that it misbehaves on cue. Callers asked at a fixed rate whatever came back, and their time counts from the "
-        "moment a call was due. Callers, faults and server shared this machine, so seconds are upper bounds."
-        f"</p><p>Set otherwise than a server does: {escape(settings)}. Where a stage changes more, its drill says so.</p></section>"
+        f"<p><code>nightproof drill {escape(report.folder)}{quick} --seed {report.seed}</code> with nightproof "
+        f"{report.nightproof}, Python {machine.python}, on {escape(machine.system)}, {machine.cpus} cores, "
+        f"{machine.memory_gb:.0f} GB; it took {report.took_s:.0f} s.</p><p>The service ran by its own command line, in "
+        "a stage of its own on loopback, with the model wrapped so that it misbehaves on cue. Callers asked at a fixed "
+        "rate whatever came back, and their time counts from the moment a call was due. Callers, faults and server "
+        f"shared this machine, so seconds are upper bounds.</p><p>Set otherwise than a server does: {escape(settings)}"
+        ". Where a stage changes more, its drill says so.</p>"
+        "</section>"
     )
 
 
@@ -220,10 +240,10 @@ def _made_of_target(report: Report) -> str:
         '<section class="made"><h2>How to make it again</h2>'
         f"<p><code>{escape(target.command)}</code> with nightproof {report.nightproof}, Python {machine.python}, on "
         f"{escape(machine.system)}, {machine.cpus} cores; it took {report.took_s:.0f} s. The server calls itself "
-        f"{escape(target.server or 'nothing')}. Health: {escape(paths)}.</p><p>Callers asked at a fixed rate whatever came "
-        "back, and their time counts from the moment a call was due. Recorded is not judged: an audit log cannot be read "
-        "from outside. Alerted asks whether the health paths tell the truth. Where callers and server share a machine, "
-        "seconds are upper bounds.</p></section>"
+        f"{escape(target.server or 'nothing')}. Health: {escape(paths)}.</p><p>Callers asked at a fixed rate whatever "
+        "came back, and their time counts from the moment a call was due. Recorded is not judged: an audit log cannot be "
+        "read from outside. Alerted asks whether the health paths tell the truth. Where callers and server share a "
+        "machine, seconds are upper bounds.</p></section>"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -40,7 +41,9 @@ def timeline(plot: Timeline) -> str:
         (plot.steady_s, "steady", "well"),
     ):
         if at_s is not None and at_s <= end_s:
-            row = next(row for row in _ROWS if all(abs(left - x(at_s)) > _WORD_PX or row != at for left, at in taken))
+            row = next(
+                row for row in _ROWS if all(abs(left - x(at_s)) > _WORD_PX or row != at for left, at in taken)
+            )
             taken.append((x(at_s), row))
             parts.append(_mark(x(at_s), kind, word, row))
     return "".join(parts) + "</svg>"
@@ -58,7 +61,8 @@ def _bars(plot: Timeline, begin_s: float, end_s: float, width: float) -> list[st
     together = max(1, -(-(last - first) // _MOST_BARS))
     groups = [range(at, min(last, at + together)) for at in range(first, last, together)]
     rows = [
-        [sum(counts[place] for place in group) for counts in (plot.answered, plot.degraded, plot.harmed)] for group in groups
+        [sum(counts[place] for place in group) for counts in (plot.answered, plot.degraded, plot.harmed)]
+        for group in groups
     ]
     most = max((sum(row) for row in rows), default=0) or 1
     drawn = []
@@ -68,9 +72,9 @@ def _bars(plot: Timeline, begin_s: float, end_s: float, width: float) -> list[st
             if count:
                 height = count / most * (_BASE - _TOP - 2)
                 bottom -= height
+                wide = max(0.6, together * width - 0.4)
                 drawn.append(
-                    f'<rect class="{kind}" x="{left:.1f}" y="{bottom:.1f}" width="{max(0.6, together * width - 0.4):.1f}" '
-                    f'height="{height:.1f}"/>'
+                    f'<rect class="{kind}" x="{left:.1f}" y="{bottom:.1f}" width="{wide:.1f}" height="{height:.1f}"/>'
                 )
     return drawn
 
@@ -81,7 +85,9 @@ def _ticks(fault_s: float, begin_s: float, end_s: float, span_s: float) -> list[
     second = 0
     while fault_s + second <= end_s:
         left = (fault_s + second - begin_s) / span_s * _WIDTH
-        drawn.append(f'<text class="tick" x="{left:.1f}" y="{_HEIGHT - 2}">{second}{" s" if not second else ""}</text>')
+        drawn.append(
+            f'<text class="tick" x="{left:.1f}" y="{_HEIGHT - 2}">{second}{" s" if not second else ""}</text>'
+        )
         second += step_s
     return drawn
 
@@ -96,7 +102,9 @@ def _mark(left: float, kind: str, word: str, row: float) -> str:
 
 
 def _in_words(plot: Timeline) -> str:
-    told = f"{sum(plot.answered)} answered, {sum(plot.degraded)} degraded, {sum(plot.harmed)} without an answer"
+    told = (
+        f"{sum(plot.answered)} answered, {sum(plot.degraded)} degraded, {sum(plot.harmed)} without an answer"
+    )
     alert = "" if plot.alert_s is None else f"; alert after {plot.alert_s - plot.fault_s:.1f} s"
     return told + alert
 
@@ -115,7 +123,7 @@ def seconds(results: Sequence[Result], aspect: str, words: str) -> str:
 
     def x(value: float) -> float:
         # Square root: most are small, and the large ones are what one looks for.
-        return left + (min(value, 60.0) / 60.0) ** 0.5 * (width - left - 20)
+        return left + math.sqrt(min(value, 60.0) / 60.0) * (width - left - 20)
 
     median = found[len(found) // 2][0]
     parts = [
@@ -129,6 +137,7 @@ def seconds(results: Sequence[Result], aspect: str, words: str) -> str:
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="10" y2="30"/>')
     for value, name in found:
         parts.append(
-            f'<circle class="dot" cx="{x(value):.1f}" cy="18" r="4"><title>{escape(name)}: {value:.1f} s</title></circle>'
+            f'<circle class="dot" cx="{x(value):.1f}" cy="18" r="4">'
+            f"<title>{escape(name)}: {value:.1f} s</title></circle>"
         )
     return "".join(parts) + "</svg>"

@@ -1,4 +1,4 @@
-"""The report as a value: results, and what is needed to make them again. Its JSON is stable: `form` counts its changes."""
+"""The report as a value: results, and what is needed to make them again. Its JSON is stable; `form` counts changes."""
 
 from __future__ import annotations
 

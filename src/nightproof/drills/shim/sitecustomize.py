@@ -5,8 +5,10 @@ below it. Without FAILING_DISK and JUMPING_CLOCK in the environment nothing is t
 
 The file `fault` in the folder FAILING_DISK says how: `sync` (an fsync that fails), `stall` (one that does not return
 while the file is there), `full` (no room for what is written), `full for all` (no room in any database). That is of the
-ledger, unless FAILING_FILE or a second word (`full watch.db`) names another database. JUMPING_CLOCK names a file that holds the seconds by which the wall clock is ahead; the time
-since boot is left alone, as it is on a machine whose clock somebody set.
+ledger, unless FAILING_FILE or a second word (`full watch.db`) names another database.
+
+JUMPING_CLOCK names a file that holds the seconds by which the wall clock is ahead; the time since boot is left alone,
+as it is on a machine whose clock somebody set.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ if {"serve", "nightproof.steer.log_program"} & set(sys.orig_argv) and "FAILING_D
             """Sync, fail or stand still (SQLite's callback)."""
             if _fault(self._name) == "sync":
                 error = apsw.IOError("the disk failed")
-                error.extendedresult = apsw.SQLITE_IOERR_FSYNC
+                error.extendedresult = apsw.SQLITE_IOERR_FSYNC  # type: ignore[attr-defined]
                 raise error
             while _fault(self._name) == "stall":
                 time.sleep(0.02)
@@ -52,7 +54,7 @@ if {"serve", "nightproof.steer.log_program"} & set(sys.orig_argv) and "FAILING_D
             """Write, or have no room (SQLite's callback)."""
             if _fault(self._name) == "full":
                 error = apsw.FullError("the disk is full")
-                error.result = error.extendedresult = apsw.SQLITE_FULL
+                error.result = error.extendedresult = apsw.SQLITE_FULL  # type: ignore[attr-defined]
                 raise error
             super().xWrite(data, offset)
 
