@@ -90,3 +90,8 @@ class NotRun:
     why: str
     word: str = "could not run"
     frameworks: tuple[str, ...] = ()
+
+    @property
+    def runbook(self) -> str:
+        """Name the page that the person on call would open."""
+        return self.proves[0] if self.proves else ""

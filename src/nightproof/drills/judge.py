@@ -149,6 +149,8 @@ def detected_s(seen: Observations) -> float | None:
 
 
 def _recorded(promise: Promise, seen: Observations) -> Verdict:
+    if promise.no_record_why:
+        return Verdict(aspect="recorded", word="not applicable", promised=promise.no_record_why)
     records = seen.records
     short: list[str] = []
     if records.missing:

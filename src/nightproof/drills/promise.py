@@ -47,6 +47,8 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     """The alert that must arrive, by its failure's name; empty where nobody is to be woken."""
     or_alerts: tuple[str, ...] = ()
     """Failures whose alert says as much: what a page is about may be told by its gravest sign."""
+    no_record_why: str = ""
+    """Why nothing is promised of the audit log: the server has none that could be read."""
     no_alert_why: str = ""
     alert_within_s: float = 0.0
     recover_within_s: float = _RECOVER_WITHIN_S

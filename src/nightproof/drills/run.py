@@ -7,7 +7,6 @@ the latest before the stage is closed: waiting for it would make up most of the 
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from nightproof.drills.inputs import Inputs
 from nightproof.drills.load import Crowd
 from nightproof.drills.observed import Call, Claim, Marks, Observations, Records, Result, Sample, Told
 from nightproof.drills.promise import Promise
+from nightproof.drills.results import judged, not_run, place_of
 from nightproof.drills.scene import Scene
 from nightproof.drills.stage import Ran, Stage, StageFailed, pause
 
@@ -120,10 +120,10 @@ class Suite:
     def run_one(self, drill: Drill | NotRun, *, name: str = "") -> None:
         """Run one drill; `name` is what its result is called where it is run more than once."""
         if isinstance(drill, NotRun):
-            self.add(_not_run(drill, drill.word, drill.why))
+            self.add(not_run(drill, drill.word, drill.why))
             return
         if why := drill.applies(self._declared, self._inputs):
-            self.add(_not_run(drill, "not applicable", why))
+            self.add(not_run(drill, "not applicable", why))
             return
         began_s = monotonic_s()
         self._say("drill", drill.name)
@@ -136,14 +136,14 @@ class Suite:
                 stage = self._stage_for(drill)
             opened = self._conduct(drill, stage)
         except NotApplicable as reason:
-            self.add(_not_run(drill, "not applicable", str(reason), took_s=monotonic_s() - began_s))
+            self.add(not_run(drill, "not applicable", str(reason), took_s=monotonic_s() - began_s))
         except CannotRun as reason:
-            self.add(_not_run(drill, "could not run", str(reason), took_s=monotonic_s() - began_s))
+            self.add(not_run(drill, "could not run", str(reason), took_s=monotonic_s() - began_s))
         except StageFailed as error:
             self._drop_stage()
-            self.add(_not_run(drill, "could not run", f"{error.text} {error.hint}".strip()))
+            self.add(not_run(drill, "could not run", f"{error.text} {error.hint}".strip()))
         except Exception as error:  # noqa: BLE001 - a border: one drill's mistake must not cost the others' results
-            self.add(_not_run(drill, "could not run", _place_of(error), took_s=monotonic_s() - began_s))
+            self.add(not_run(drill, "could not run", place_of(error), took_s=monotonic_s() - began_s))
             self.close()
         else:
             opened.ended_s, opened.name = monotonic_s(), name or drill.name
@@ -307,26 +307,7 @@ class Suite:
 
     def _judged(self, opened: Open, *, took_s: float, is_last: bool = False) -> Result:
         seen = self._observations(opened, is_last=is_last)
-        verdicts = judge.judge(opened.promise, seen)
-        word = judge.worst(one.word for one in verdicts)
-        drill = opened.drill
-        short = [one for one in verdicts if one.word in ("fell short", "not restored")]
-        return Result(
-            name=opened.name,
-            group=drill.group,
-            breaks=drill.breaks,
-            word=word,
-            why=short[0].seen if short else "",
-            verdicts=verdicts,
-            harm=judge.harm(judge.under_fault(seen), before=judge.before_fault(seen)),
-            proves=drill.proves,
-            runbook=drill.runbook,
-            frameworks=drill.frameworks,
-            took_s=round(took_s, 1),
-            claims=tuple(seen.claims),
-            notes=tuple(seen.notes),
-            timeline=judge.timeline(opened.promise, seen),
-        )
+        return judged(opened.drill, opened.promise, seen, name=opened.name, took_s=took_s)
 
     def _observations(self, opened: Open, *, is_last: bool) -> Observations:
         scene, begin_s = opened.scene, opened.scene.began_s
@@ -415,12 +396,6 @@ def audit(stage: Stage, acknowledged: Path, failures: dict[str, int]) -> Records
     )
 
 
-def _place_of(error: Exception) -> str:
-    """Say what went wrong in the drill itself, and where."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"the drill failed: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
-
-
 def _why_not_verified(ran: Ran) -> str:
     verdict = ran.json or {}
     first = verdict.get("first_bad") or {}
@@ -435,20 +410,6 @@ def _still_firing(promise: Promise, told: Sequence[Told]) -> tuple[str, ...]:
         if one.failure in promise.alerts:
             last[one.alertname, one.service, one.severity] = one.state
     return tuple(sorted({name for (name, _, _), state in last.items() if state == "firing"}))
-
-
-def _not_run(drill: Drill | NotRun, word: str, why: str, *, took_s: float = 0.0) -> Result:
-    return Result(
-        name=drill.name,
-        group=drill.group,
-        breaks=drill.breaks,
-        word="not applicable" if word == "not applicable" else "could not run",
-        why=why,
-        proves=drill.proves,
-        runbook=drill.proves[0] if drill.proves else "",
-        frameworks=drill.frameworks,
-        took_s=round(took_s, 1),
-    )
 
 
 def describe_folder(folder: Path, root: Path) -> Description:

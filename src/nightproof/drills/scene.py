@@ -26,23 +26,11 @@ from nightproof.drills.stage import Stage, pause
 _LOOK_AGAIN_S = 0.05
 
 
-class Scene:
-    """Where one drill happens."""
+class Experiment:
+    """The clock of one drill, what must be undone, and what it claims. Knows nothing of what is broken, or where."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        crowd: Crowd,
-        *,
-        declared: Description,
-        inputs: Inputs,
-        promise: Promise,
-        seed: int = 0,
-    ) -> None:
-        self.stage = stage
+    def __init__(self, crowd: Crowd, *, promise: Promise, seed: int = 0) -> None:
         self.crowd = crowd
-        self.declared = declared
-        self.inputs = inputs
         self.promise = promise
         self.seed = seed
         self.began_s = monotonic_s()
@@ -56,7 +44,6 @@ class Scene:
         self.notes: list[str] = []
         self.trouble: list[str] = []
         """What could not be undone."""
-        self._marked: Marked | None = None
         self._undo: list[tuple[str, Callable[[], object]]] = []
 
     # -- the fault ----------------------------------------------------------------------------
@@ -84,11 +71,6 @@ class Scene:
             except Exception as error:  # noqa: BLE001 - a border: the rest must be undone too, and this is told
                 self.trouble.append(f"{what}: {type(error).__name__}: {error}")
 
-    def cue(self, **cue: Any) -> None:
-        """Have the model misbehave until the fault ends."""
-        self.undo("the model's cue", lambda: self.stage.cue(None))
-        self.stage.cue(cue)
-
     # -- waiting ------------------------------------------------------------------------------
 
     @property
@@ -108,6 +90,35 @@ class Scene:
                 return None
             pause(_LOOK_AGAIN_S)
         return self.since_fault_s
+
+    def claim(self, claim: Claim) -> None:
+        """Add what this drill alone promises."""
+        self.claims.append(claim)
+
+
+class Scene(Experiment):
+    """Where one drill of a stage happens."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        crowd: Crowd,
+        *,
+        declared: Description,
+        inputs: Inputs,
+        promise: Promise,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(crowd, promise=promise, seed=seed)
+        self.stage = stage
+        self.declared = declared
+        self.inputs = inputs
+        self._marked: Marked | None = None
+
+    def cue(self, **cue: Any) -> None:
+        """Have the model misbehave until the fault ends."""
+        self.undo("the model's cue", lambda: self.stage.cue(None))
+        self.stage.cue(cue)
 
     def hold_until_alert(self, *, at_least_s: float = 2.0) -> None:
         """Let it be broken until its alert has arrived, at most for as long as that may take."""
@@ -188,7 +199,3 @@ class Scene:
         """Find that record before the fault begins."""
         self._marked = self.marked()
         return self._marked
-
-    def claim(self, claim: Claim) -> None:
-        """Add what this drill alone promises."""
-        self.claims.append(claim)
