@@ -62,6 +62,8 @@ class Drill:
     """Why it says nothing about this service; empty where it does."""
     is_quick: bool = False
     """Part of `--quick`."""
+    needs_chat: bool = False
+    """It says something about a chat service only."""
     in_soak: bool = False
     """Leaves the stage as it was, whatever was broken before it: fit for hours of random faults."""
     ends_server: bool = False

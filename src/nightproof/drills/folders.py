@@ -21,7 +21,7 @@ import json
 import sys
 from pathlib import Path
 
-from nightproof import Service
+from nightproof import ChatService, Service
 from nightproof.drills.misbehave import wrap
 
 _spec = importlib.util.spec_from_file_location("service", Path(__file__).parent / "{written}")
@@ -29,7 +29,7 @@ _module = importlib.util.module_from_spec(_spec)
 # Under the name that the user's file has when it is served: pickles of the model may ask for it.
 sys.modules["service"] = _module
 _spec.loader.exec_module(_module)
-_found = {{name: value for name, value in vars(_module).items() if isinstance(value, Service)}}
+_found = {{name: value for name, value in vars(_module).items() if isinstance(value, Service | ChatService)}}
 service = wrap(_found.get("service") or next(iter(_found.values())), {cue!r}, json.loads({declares!r}))
 '''
 
@@ -39,10 +39,22 @@ def make_folder(
 ) -> Path:
     """Copy a service folder and wrap its model; `declares` changes what it declares, `note` makes it another one."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+    for name, content in dict((declares or {}).get("files", {})).items():
+        (target / name).write_text(content.replace("{cue!r}", repr(str(cue_file))), encoding="utf-8")
+    if declares is not None and declares.get("output_checks") == []:
+        _drop_answers(target / "golden.jsonl")
     (target / "service.py").rename(target / _WRITTEN)
     text = _SERVICE.format(written=_WRITTEN, cue=str(cue_file), declares=json.dumps(dict(declares or {})))
     (target / "service.py").write_text(text + (f"\n# {note}\n" if note else ""), encoding="utf-8")
     return target
+
+
+def _drop_answers(golden: Path) -> None:
+    """Take out the golden cases of a chat service that are about answers: their checks are taken out too."""
+    if golden.is_file():
+        lines = golden.read_text("utf-8").splitlines()
+        kept = [line for line in lines if line.strip() and "answer" not in json.loads(line)["input"]]
+        golden.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def set_cue(file: Path, cue: Mapping[str, Any] | None) -> None:

@@ -34,6 +34,7 @@ class Inputs:
 
     def __init__(self, folder: Path, declared: Description) -> None:
         self._folder = folder
+        self._declared = declared
         self._schema = declared.input_schema
         self._definitions: dict[str, Any] = self._schema.get("$defs", {})
 

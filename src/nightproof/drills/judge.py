@@ -76,6 +76,7 @@ def harm(calls: Sequence[Call], *, before: Sequence[Call] = ()) -> Harm:
         refused=endings["refused"],
         failed=endings["failed"],
         lost=endings["lost"],
+        torn=endings["torn"],
         hung=endings["hung"],
         slowest_s=took[-1] if took else 0.0,
         p99_s=took[min(len(took) - 1, math.ceil(0.99 * len(took)) - 1)] if took else 0.0,
@@ -98,6 +99,8 @@ def _contained(promise: Promise, seen: Observations) -> Verdict:
         short.append("no call was made meanwhile, so nothing is known")
     if hung := [call for call in calls if call.ending == "hung"]:
         short.append(f"{len(hung)} callers were never answered")
+    if torn := [call for call in calls if call.ending == "torn"]:
+        short.append(f"{len(torn)} streams ended as if they were whole, and were not")
     if not promise.may_lose and (lost := [call for call in calls if call.ending == "lost"]):
         short.append(f"{len(lost)} connections were cut without an answer")
     told_no = [call for call in calls if call.ending in ("refused", "failed")]
@@ -115,12 +118,16 @@ def _contained(promise: Promise, seen: Observations) -> Verdict:
     if promise.shelter == "all" and degraded > allowed * len(calls):
         # A fallback's answer is less than the model's; the same share of the crowd may get it.
         short.append(f"{degraded} of {len(calls)} answers were a fallback's")
-    slowest_s = max((call.took_s for call in calls if call.ending not in ("hung", "lost")), default=0.0)
+    slowest_s = max(
+        (call.took_s for call in calls if call.ending not in ("hung", "lost", "torn")), default=0.0
+    )
     if slowest_s > promise.answer_within_s:
         short.append(f"the slowest caller waited {slowest_s:.2f} s")
     suffered = harm(calls, before=before_fault(seen))
     told = f"{suffered.calls} calls: {_endings(suffered)}; slowest {suffered.slowest_s:.2f} s"
-    if suffered.wrong:
+    if suffered.wrong and promise.same_answers:
+        short.append(f"{suffered.wrong} answers looked whole and were other than before")
+    elif suffered.wrong:
         told += f"; {suffered.wrong} answers were other than before"
     return _verdict(
         "contained", promise=in_words(promise), told=told, short=short, seen=seen, seconds=detected_s(seen)
@@ -334,7 +341,7 @@ def _counted(counts: Counter[str]) -> str:
 def _endings(suffered: Harm) -> str:
     counts = {
         name: getattr(suffered, name)
-        for name in ("answered", "degraded", "refused", "failed", "lost", "hung")
+        for name in ("answered", "degraded", "refused", "failed", "lost", "torn", "hung")
     }
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
 

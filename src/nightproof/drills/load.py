@@ -22,6 +22,7 @@ import uvloop
 
 from nightproof.base.clock import monotonic_s
 from nightproof.base.failures import CATALOGUE
+from nightproof.drills.chat_told import told_of_chat, told_of_stream
 from nightproof.drills.observed import Call, Ending
 
 _MOST_CONNECTIONS = 2_000
@@ -57,12 +58,19 @@ class Place:
     key: str
     tls: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
+    chat: bool = False
+    """It is asked in OpenAI's protocol."""
+
+    @property
+    def path(self) -> str:
+        """Return the route that answers."""
+        return "/v1/chat/completions" if self.chat else f"/services/{self.service}/predict"
 
     def request(self, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> bytes:
-        """Write a whole request of the native protocol."""
+        """Write a whole request of the service's protocol."""
         more = "".join(f"{name}: {value}\r\n" for name, value in headers)
         return (
-            f"POST /services/{self.service}/predict HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n"
+            f"POST {self.path} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n"
             f"authorization: Bearer {self.key}\r\ncontent-type: application/json\r\n{more}"
             f"content-length: {len(body)}\r\n\r\n"
         ).encode() + body
@@ -87,21 +95,28 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def told(self) -> dict[str, Any]:
-        """Its body as an object; empty where it is none."""
+        """Its body as an object, in the native protocol's words; empty where it is none."""
+        if self.headers.get("content-type", "").startswith("text/event-stream"):
+            return told_of_stream(self.body)
         try:
             read = orjson.loads(self.body)
         except orjson.JSONDecodeError:
             return {}
-        return read if isinstance(read, dict) else {}
+        return told_of_chat(read) if isinstance(read, dict) else {}
 
 
 def classify(answer: Answer, *, sent_s: float, took_s: float) -> Call:
     """Say how a call ended, from what its caller was told."""
     told = answer.told
     degraded = told.get("degraded") or {}
-    failure = answer.failure
+    failure = str(told.get("failure") or degraded.get("failure") or "")
     ending: Ending
-    if answer.status == 200:
+    if told.get("looks_whole"):
+        # An end that a client takes for one, of what is none.
+        ending, failure = "torn", failure or "looks_whole"
+    elif told.get("is_cut"):
+        ending = "lost"
+    elif answer.status == 200 and not told.get("failure"):
         ending = "degraded" if degraded else "answered"
     elif answer.status < 500 or (failure in CATALOGUE and CATALOGUE[failure].shed):
         ending = "refused"
@@ -147,23 +162,40 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
 async def _read_body(reader: asyncio.StreamReader, first: str, headers: dict[str, str]) -> bytes:
     """Read a body of announced length, in chunks, or up to the end of the connection."""
     if "chunked" in headers.get("transfer-encoding", "").lower():
-        body = b""
-        while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-            body += (await reader.readexactly(size + 2))[:-2]
-        while await reader.readuntil(b"\r\n") != b"\r\n":
-            pass  # trailers
-        return body
+        return await _read_chunks(reader, is_stream="event-stream" in headers.get("content-type", ""))
     if "content-length" in headers:
         return await reader.readexactly(int(headers["content-length"]))
     is_last = first.startswith("HTTP/1.0") or headers.get("connection", "").lower() == "close"
     return await reader.read(_LONGEST_BODY_BYTES) if is_last else b""
 
 
+async def _read_chunks(reader: asyncio.StreamReader, *, is_stream: bool) -> bytes:
+    """Read a body in chunks; of a stream that is cut, what came of it is what its caller has."""
+    body = b""
+    try:
+        while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+            body += (await reader.readexactly(size + 2))[:-2]
+        while await reader.readuntil(b"\r\n") != b"\r\n":
+            pass  # trailers
+    except (OSError, asyncio.IncompleteReadError) as error:
+        if not is_stream:
+            raise
+        return body + (error.partial if isinstance(error, asyncio.IncompleteReadError) else b"")
+    return body
+
+
 class Crowd:
     """Ordinary callers. `calls` grows while they ask; its times are on the monotonic clock."""
 
     def __init__(
-        self, place: Door, bodies: Sequence[bytes], *, rate_per_s: float, patience_s: float, seed: int = 0
+        self,
+        place: Door,
+        bodies: Sequence[bytes],
+        *,
+        rate_per_s: float,
+        patience_s: float,
+        seed: int = 0,
+        pace: float = 1.0,
     ) -> None:
         self.calls: list[Call] = []
         self.rate_per_s = rate_per_s
@@ -171,6 +203,7 @@ class Crowd:
         self._place = place
         self._requests = [place.request(body) for body in bodies]
         self._patience_s = patience_s
+        self._pace = pace
         # It only spreads arrivals; nothing secret depends on it.
         self._draw = random.Random(seed)  # noqa: S311
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -200,7 +233,7 @@ class Crowd:
                 await asyncio.sleep(0.02)
                 due_s = monotonic_s()
                 continue
-            due_s += self._draw.expovariate(self.rate_per_s)
+            due_s += self._draw.expovariate(self.rate_per_s * self._pace)
             while (ahead_s := due_s - monotonic_s()) > 0 and not self._ended.is_set():
                 await asyncio.sleep(min(ahead_s, 0.1))
             task = asyncio.create_task(self._one(due_s, self.sent % len(self._requests)))

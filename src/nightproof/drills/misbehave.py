@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from nightproof.base.clock import monotonic_s
+from nightproof.declare.chat import ChatService
 from nightproof.declare.describe import types_of
 from nightproof.declare.endpoint import Objective
 from nightproof.declare.service import Service
@@ -30,8 +31,12 @@ _FOR_EVER_S = 3_600.0
 _CHUNK_BYTES = 32 << 20
 
 
-def wrap(service: Service, cue_file: str, declares: Mapping[str, Any]) -> Service:
+def wrap(service: Service | ChatService, cue_file: str, declares: Mapping[str, Any]) -> Service | ChatService:
     """Return the service with a model that does as the cue file says, and with what this stage declares otherwise."""
+    if isinstance(service, ChatService):
+        from nightproof.drills.misbehave_chat import wrap_chat
+
+        return wrap_chat(service, Cue(Path(cue_file)), declares)
     cue = Cue(Path(cue_file))
     model = service.model
     given, answer = types_of(model)
@@ -51,11 +56,16 @@ def wrap(service: Service, cue_file: str, declares: Mapping[str, Any]) -> Servic
 
     Misbehaving.__name__ = model.__name__
     service.model = Misbehaving
+    declare(service, declares)
+    return service
+
+
+def declare(service: Service | ChatService, declares: Mapping[str, Any]) -> None:
+    """Have a service declare otherwise."""
     for name, value in declares.items():
         if name == "objective":
             value = Objective(**value)
         setattr(service, name, tuple(value) if isinstance(value, list) else value)
-    return service
 
 
 class Cue:
@@ -84,11 +94,29 @@ class Cue:
         act = str(told.get("act", ""))
         if not act or not self._is_meant(told, batch, given):
             return own(batch)
-        self._before(act, told)
+        self.misbehave(act, told)
         answers = own(batch)
         return _spoil(act, told, answers, answer) if act in _SPOILS else answers
 
-    def _before(self, act: str, told: dict[str, Any]) -> None:
+    def look_at_chat(self, said: str) -> str | None:
+        """Look at a chat as one more input check would; do what is told of those that hold the value.
+
+        `refuse` refuses, `raise` raises, and so on; a lie is to find something in what is good.
+        """
+        told = self._read()
+        act = str(told.get("act", ""))
+        if (
+            not act
+            or "check" in told
+            or str(told.get("value", "")) not in said
+            or self._draw.random() >= told.get("share", 1.0)
+        ):
+            return None
+        self.misbehave(act, told)
+        return "told to refuse" if act in ("refuse", "lie") else None
+
+    def misbehave(self, act: str, told: dict[str, Any]) -> None:
+        """Do what does not end in an answer."""
         match act:
             case "slow":
                 time.sleep(float(told["ms"]) / 1_000)
@@ -116,6 +144,10 @@ class Cue:
             return False
         share = float(told.get("share", 1.0))
         return share >= 1.0 or self._draw.random() < share
+
+    def told(self) -> dict[str, Any]:
+        """Return what is told now."""
+        return self._read()
 
     def _read(self) -> dict[str, Any]:
         """Read the cue again where it changed; a file that is not there says nothing."""

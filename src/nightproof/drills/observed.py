@@ -13,7 +13,7 @@ import msgspec
 Aspect = Literal["contained", "recorded", "alerted", "recovered"]
 ASPECTS: tuple[Aspect, ...] = ("contained", "recorded", "alerted", "recovered")
 Word = Literal["held", "fell short", "not restored", "not applicable", "could not run"]
-Ending = Literal["answered", "degraded", "refused", "failed", "lost", "hung"]
+Ending = Literal["answered", "degraded", "refused", "failed", "lost", "torn", "hung"]
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float
     status: int = 0
     ending: Ending = "answered"
-    """lost: the connection ended without an answer; hung: no answer in the caller's patience."""
+    """lost: the connection ended without an answer; torn: a stream that ended as if it were whole, and was not; hung:
+    no answer in the caller's patience."""
     failure: str = ""
     """The failure that an error names, or that a fallback stands in for."""
     by: str = ""
@@ -43,7 +44,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_harmed(self) -> bool:
         """Say whether its caller has no answer at all."""
-        return self.ending in ("refused", "failed", "lost", "hung")
+        return self.ending in ("refused", "failed", "lost", "torn", "hung")
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +149,7 @@ class Harm(msgspec.Struct, frozen=True, kw_only=True):
     refused: int = 0
     failed: int = 0
     lost: int = 0
+    torn: int = 0
     hung: int = 0
     slowest_s: float = 0.0
     p99_s: float = 0.0

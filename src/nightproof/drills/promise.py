@@ -21,6 +21,10 @@ _RECOVER_WITHIN_S = 15.0
 _ENDS_WITHIN_S = 60.0
 """An alert ends after 20 s of being well; a share needs some good requests before that."""
 
+_OF_WORKERS = frozenset(
+    {"model_timeout", "model_crash", "model_error", "model_out_of_memory", "invalid_output"}
+)
+
 
 class Promise(msgspec.Struct, frozen=True, kw_only=True):
     """What must be seen while one thing is broken, and after it."""
@@ -39,6 +43,9 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     """Connections may be cut: the process at their other end is killed."""
     answer_within_s: float
     """No caller waits longer, whatever the ending."""
+    same_answers: bool = False
+    """What was asked before is answered as before, to the last character: an answer that was cut short and does not
+    say so would be another. Of a chat service, whose upstreams in the stage always say the same."""
     recorded_as: str = ""
     """The failure that the audit log must hold afterwards."""
     or_recorded: tuple[str, ...] = ()
@@ -101,12 +108,19 @@ def promised(
     recover_within_s: float = _RECOVER_WITHIN_S,
     answer_within_s: float | None = None,
     ends_within_s: float = _ENDS_WITHIN_S,
+    same_answers: bool | None = None,
 ) -> Promise:
     """Derive a promise: the service's deadline and fallbacks, the failure's alert and severity.
 
     `failure` is what the fault is called in the catalogue; by it callers may fail where no fallback covers it, the
     log holds it, and it alerts. The rest says where a drill differs.
     """
+    if declared.chat is not None:
+        # What befalls its workers befalls its checks: it has no verdict then, and that is its own failure.
+        no_verdict = failure in _OF_WORKERS or any(name in _OF_WORKERS for name in may_fail)
+        failure = "check_failed" if failure in _OF_WORKERS else failure
+        alert = "check_failed" if alert in _OF_WORKERS else alert
+        may_fail = (*may_fail, "check_failed") if no_verdict else may_fail
     entry = CATALOGUE.get(failure)
     if shelter is None:
         shelter = "all" if not failure else "covered" if has_cover(declared) else "named"
@@ -129,6 +143,7 @@ def promised(
         alert_within_s=alert_within_s or (_PAGE_WITHIN_S if urgency == "page" else _TICKET_WITHIN_S),
         recover_within_s=recover_within_s,
         ends_within_s=ends_within_s,
+        same_answers=declared.chat is not None if same_answers is None else same_answers,
     )
 
 

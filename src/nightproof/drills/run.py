@@ -20,14 +20,17 @@ from nightproof.base.errors import NightproofError
 from nightproof.declare.describe import Description
 from nightproof.drills import judge
 from nightproof.drills.books import read_books
+from nightproof.drills.chat_inputs import ChatInputs
 from nightproof.drills.drill import CannotRun, Drill, NotApplicable, NotRun
 from nightproof.drills.inputs import Inputs
+from nightproof.drills.kinds import why_not
 from nightproof.drills.load import Crowd
 from nightproof.drills.observed import Call, Claim, Marks, Observations, Records, Result, Sample, Told
 from nightproof.drills.promise import Promise
 from nightproof.drills.results import judged, not_run, place_of
 from nightproof.drills.scene import Scene
 from nightproof.drills.stage import Ran, Stage, StageFailed, pause
+from nightproof.drills.upstreams import USUAL_TEXT
 
 Say = Callable[[str, str], None]
 """Told of what happens: a kind (stage, drill, breaking, waiting, done), and words."""
@@ -39,6 +42,8 @@ _SHOW_RECORDS_WITHIN_S = 4.0
 _PATIENCE_S = 5.0
 _QUIET_WITHIN_S = 75.0
 _CALM_RATE_PER_S = 20.0
+_CHAT_PACE = 0.5
+"""A chat costs a server more than a record: so much less often is asked."""
 _MOST_OPEN = 24
 """Drills whose alerts may still be on their way to an end: what they saw is kept until then."""
 
@@ -78,7 +83,7 @@ class Suite:
         self.results: list[Result] = []
         self._folder = folder
         self._declared = declared
-        self._inputs = Inputs(folder, declared)
+        self._inputs = ChatInputs(folder, declared) if declared.chat is not None else Inputs(folder, declared)
         self._seed = seed
         self._say = say
         self._keep = keep
@@ -89,6 +94,7 @@ class Suite:
         self._past_samples: list[Sample] = []
         self._stage: Stage | None = None
         self._open: list[Open] = []
+        self._pace = _CHAT_PACE if declared.chat is not None else 1.0
 
     def run(self, drills: Sequence[Drill | NotRun]) -> list[Result]:
         """Run them all, those of one setting after the other; close the stage whatever happens."""
@@ -115,14 +121,17 @@ class Suite:
 
     def applies(self, drill: Drill) -> bool:
         """Say whether a drill says something about this service."""
-        return not drill.applies(self._declared, self._inputs)
+        return not self._why_not(drill)
+
+    def _why_not(self, drill: Drill) -> str:
+        return why_not(drill, self._declared) or drill.applies(self._declared, self._inputs)
 
     def run_one(self, drill: Drill | NotRun, *, name: str = "") -> None:
         """Run one drill; `name` is what its result is called where it is run more than once."""
         if isinstance(drill, NotRun):
             self.add(not_run(drill, drill.word, drill.why))
             return
-        if why := drill.applies(self._declared, self._inputs):
+        if why := self._why_not(drill):
             self.add(not_run(drill, "not applicable", why))
             return
         began_s = monotonic_s()
@@ -163,7 +172,12 @@ class Suite:
         first_seq = read_books(stage.state, 0).next_seq
         patience_s = self._declared.deadline_ms / 1_000 + _PATIENCE_S
         crowd = Crowd(
-            stage.place, bodies, rate_per_s=drill.rate_per_s, patience_s=patience_s, seed=self._seed
+            stage.place,
+            bodies,
+            rate_per_s=drill.rate_per_s,
+            patience_s=patience_s,
+            seed=self._seed,
+            pace=self._pace,
         )
         scene = Scene(
             stage, crowd, declared=self._declared, inputs=self._inputs, promise=promise, seed=self._seed
@@ -297,7 +311,12 @@ class Suite:
         """Let ordinary callers ask meanwhile: no data is not taken for good news."""
         bodies = [json.dumps(record).encode() for record in self._inputs.good()]
         crowd = Crowd(
-            stage.place, bodies, rate_per_s=_CALM_RATE_PER_S, patience_s=_PATIENCE_S, seed=self._seed
+            stage.place,
+            bodies,
+            rate_per_s=_CALM_RATE_PER_S,
+            patience_s=_PATIENCE_S,
+            seed=self._seed,
+            pace=self._pace,
         )
         crowd.start()
         try:
@@ -342,7 +361,15 @@ class Suite:
             self.close()
         if self._stage is None:
             self._say("stage", drill.setting.name)
-            self._stage = Stage(self._folder, drill.setting, seed=self._seed, keep=self._keep)
+            says = self._inputs.good_answer() if isinstance(self._inputs, ChatInputs) else ""
+            self._stage = Stage(
+                self._folder,
+                drill.setting,
+                chat=self._declared.chat,
+                says=says or USUAL_TEXT,
+                seed=self._seed,
+                keep=self._keep,
+            )
             self._stage.open(self._declared.service)
         return self._stage
 

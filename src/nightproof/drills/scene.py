@@ -16,12 +16,14 @@ import msgspec
 
 from nightproof.base.clock import monotonic_s
 from nightproof.declare.describe import Description
+from nightproof.drills.chat_inputs import ChatInputs
 from nightproof.drills.drill import CannotRun
 from nightproof.drills.inputs import Inputs, Marked
 from nightproof.drills.load import Answer, Crowd, classify
 from nightproof.drills.observed import Call, Claim
 from nightproof.drills.promise import Promise
 from nightproof.drills.stage import Stage, pause
+from nightproof.drills.upstreams import StageUpstreams
 
 _LOOK_AGAIN_S = 0.05
 
@@ -115,6 +117,30 @@ class Scene(Experiment):
         self.inputs = inputs
         self._marked: Marked | None = None
 
+    @property
+    def chats(self) -> ChatInputs:
+        """What to ask a chat service. Raises CannotRun for another one."""
+        if not isinstance(self.inputs, ChatInputs):
+            raise CannotRun("it needs a chat service")
+        return self.inputs
+
+    @property
+    def upstreams(self) -> StageUpstreams:
+        """The stage's lying upstreams. Raises CannotRun where it has none."""
+        if self.stage.upstreams is None:
+            raise CannotRun("the stage has no lying upstream")
+        return self.stage.upstreams
+
+    def lie(self, lie: str, *, place: int = 0) -> None:
+        """Have an upstream lie until the fault ends."""
+        self.undo("the upstream's lie", lambda: self.upstreams.lie("", place=place))
+        self.upstreams.lie(lie, place=place)
+
+    def lie_about(self, text: str, lie: str) -> None:
+        """Have the upstreams lie about what holds a text until the fault ends."""
+        self.undo("the upstreams' lie", lambda: self.upstreams.lie_about(text, ""))
+        self.upstreams.lie_about(text, lie)
+
     def cue(self, **cue: Any) -> None:
         """Have the model misbehave until the fault ends."""
         self.undo("the model's cue", lambda: self.stage.cue(None))
@@ -155,7 +181,7 @@ class Scene(Experiment):
             **(headers or {}),
         }
         try:
-            connection.request("POST", path or f"/services/{self.stage.service}/predict", body, sent)
+            connection.request("POST", path or self.stage.place.path, body, sent)
             got = connection.getresponse()
             answer = Answer(got.status, {name.lower(): value for name, value in got.getheaders()}, got.read())
         except (OSError, http.client.HTTPException):

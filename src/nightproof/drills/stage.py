@@ -24,12 +24,14 @@ import httpx
 
 from nightproof.base.clock import monotonic_s
 from nightproof.base.errors import NightproofError
+from nightproof.declare.chat_description import ChatDescription
 from nightproof.drills import watchdog
 from nightproof.drills.folders import make_folder, set_cue
 from nightproof.drills.load import Place
 from nightproof.drills.lookout import Lookout, Samples, read_metrics
 from nightproof.drills.receiver import Receiver
 from nightproof.drills.supervised import Supervised
+from nightproof.drills.upstreams import StageUpstreams
 from nightproof.storage import proc
 from nightproof.storage.statefolder import StateFolder
 
@@ -92,8 +94,19 @@ class Ran:
 class Stage:
     """One stage. `open` sets it up, `close` undoes all of it; both from the main thread."""
 
-    def __init__(self, source: Path, setting: Setting, *, seed: int = 0, keep: bool = False) -> None:
+    def __init__(
+        self,
+        source: Path,
+        setting: Setting,
+        *,
+        chat: ChatDescription | None = None,
+        says: str = "",
+        seed: int = 0,
+        keep: bool = False,
+    ) -> None:
         self.source = source
+        self.chat = chat
+        """Of a chat service; its upstreams are lying ones here, and say `says` while they behave."""
         self.setting = setting
         self.seed = seed
         self._keep = keep
@@ -113,6 +126,9 @@ class Stage:
         self.key = ""
         self.tls: ssl.SSLContext | None = None
         self.lookout: Lookout | None = None
+        self.upstreams: StageUpstreams | None = None
+        self._says = says
+        self._urls: list[str] = []
         self._is_closed = False
         (self.root / "tmp").mkdir()
         free = os.statvfs(self.root)
@@ -123,7 +139,10 @@ class Stage:
     def open(self, service: str) -> None:
         """Make the folder, start the server, and wait until it is ready. Raises StageFailed."""
         self.service = service
-        make_folder(self.source, self.folder, cue_file=self.cue_file, declares=self.setting.declares)
+        if self.chat is not None:
+            self.upstreams = StageUpstreams(self.chat, self._says, self.env())
+            self._urls = self.upstreams.start()
+        make_folder(self.source, self.folder, cue_file=self.cue_file, declares=self._declares())
         self.cue(None)
         self.receiver.start()
         self.key = self.make_key("predict")
@@ -186,6 +205,8 @@ class Stage:
                 self.lookout.stop()
             if self.server is not None:
                 self.server.stop()
+            if self.upstreams is not None:
+                self.upstreams.stop()
             with contextlib.suppress(OSError):
                 self.receiver.stop()
         finally:
@@ -246,9 +267,13 @@ class Stage:
     def make_folder(self, version: str, **declares: Any) -> tuple[Path, Path]:
         """Make another folder of the service, with a cue file of its own; return both."""
         folder, cue_file = self.root / f"service-{version}", self.root / f"cue-{version}.json"
-        changed = {**self.setting.declares, **declares}
+        changed = {**self._declares(), **declares}
         make_folder(self.source, folder, cue_file=cue_file, declares=changed, note=version)
         return folder, cue_file
+
+    def _declares(self) -> dict[str, Any]:
+        """Return what the service declares otherwise here: what the setting says, and whom a chat service asks."""
+        return {**self.setting.declares, **({"upstream_urls": self._urls} if self._urls else {})}
 
     def release(self, folder: Path, version: str) -> Ran:
         """Make a release of a folder, as an operator does."""
@@ -263,7 +288,8 @@ class Stage:
     @property
     def place(self) -> Place:
         """Where callers ask."""
-        return Place(port=self.port, service=self.service, key=self.key, tls=self.tls)
+        is_chat = self.chat is not None and not self.chat.is_typed
+        return Place(port=self.port, service=self.service, key=self.key, tls=self.tls, chat=is_chat)
 
     def get(self, path: str, **headers: str) -> httpx.Response | None:
         """Ask for a page as anybody does; None where nobody answers."""

@@ -10,6 +10,9 @@ from nightproof.drills.drill import GROUPS, USUAL, Drill, NotRun
 from nightproof.drills.faults import (
     audit,
     callers,
+    chat_checks,
+    chat_streams,
+    chat_upstreams,
     data,
     dependencies,
     load,
@@ -34,6 +37,9 @@ _FAMILIES: tuple[Sequence[Drill | NotRun], ...] = (
     load.DRILLS,
     releases.DRILLS,
     monitoring.DRILLS,
+    chat_upstreams.DRILLS,
+    chat_streams.DRILLS,
+    chat_checks.DRILLS,
     not_run.DRILLS,
 )
 

@@ -17,7 +17,7 @@ from nightproof.drills.promise import Promise, promised
 from nightproof.drills.scene import Scene
 from nightproof.drills.stage import Ran, Setting
 
-_QUICK_STEPS = Setting(
+QUICK_STEPS = Setting(
     name="canaries in seconds",
     settings={
         "promotion.step_least_s": "5",
@@ -39,7 +39,7 @@ def _made(scene: Scene, version: str) -> Path:
     return cue_file
 
 
-def _promote(scene: Scene, version: str, *more: str) -> Ran:
+def promote(scene: Scene, version: str, *more: str) -> Ran:
     return scene.stage.run("promote", scene.stage.service, version, "--json", "--again", *more)
 
 
@@ -49,7 +49,7 @@ def _bad_promoted(scene: Scene) -> None:
     cue_file = _made(scene, version)
     with scene.fault():
         scene.undo("the release's cue", lambda: set_cue(cue_file, None))
-        promoted = _promote(scene, version, "--now")
+        promoted = promote(scene, version, "--now")
         set_cue(cue_file, {"act": "raise"})
         turned_s = scene.since_fault_s
         back_s = scene.until(lambda: scene.stage.live() == before, within_s=60.0)
@@ -68,10 +68,10 @@ def _bad_canary(scene: Scene) -> None:
     with scene.fault():
         scene.undo("the crowd's rate", lambda: setattr(scene.crowd, "rate_per_s", 25.0))
         scene.undo("the release's cue", lambda: set_cue(cue_file, None))
-        promoted = _promote(scene, version, "--canary", "50%")
+        promoted = promote(scene, version, "--canary", "50%")
         # Not before: what fails its golden cases while it loads is no canary at all.
         set_cue(cue_file, {"act": "raise", "share": 0.8})
-        gone_s = scene.until(lambda: "canary" not in _parts(scene), within_s=60.0)
+        gone_s = scene.until(lambda: "canary" not in parts_of(scene), within_s=60.0)
         scene.hold_until_alert(at_least_s=0.5)
         live = scene.stage.live()
     scene.claim(judge.claim_equal("contained", "promote's exit code", promised=0, seen=promoted.code))
@@ -85,15 +85,15 @@ def _idle_canary(scene: Scene) -> None:
     scene.crowd.rate_per_s = 0.5
     with scene.fault():
         scene.undo("the crowd's rate", lambda: setattr(scene.crowd, "rate_per_s", 25.0))
-        _promote(scene, version, "--canary", "50%")
-        gone_s = scene.until(lambda: "canary" not in _parts(scene), within_s=40.0)
+        promote(scene, version, "--canary", "50%")
+        gone_s = scene.until(lambda: "canary" not in parts_of(scene), within_s=40.0)
         scene.hold_until_alert(at_least_s=0.5)
     scene.claim(
         judge.claim_at_most("contained", "taken back for want of data", promised=40.0, seen=gone_s, unit=" s")
     )
 
 
-def _parts(scene: Scene) -> set[str]:
+def parts_of(scene: Scene) -> set[str]:
     services = scene.stage.status().get("services") or [{}]
     return {str(one.get("part")) for one in services[0].get("parts", [])}
 
@@ -116,7 +116,7 @@ def _two_operators(scene: Scene) -> None:
     with scene.fault():
         threads = [
             threading.Thread(
-                target=lambda version=version: ran.update({version: _promote(scene, version, "--now")})
+                target=lambda version=version: ran.update({version: promote(scene, version, "--now")})
             )
             for version in versions
         ]
@@ -144,7 +144,7 @@ def _rolled_back_by_hand(scene: Scene) -> None:
     scene.crowd.rate_per_s = 60.0
     with scene.fault():
         scene.undo("the crowd's rate", lambda: setattr(scene.crowd, "rate_per_s", 25.0))
-        there = _promote(scene, version, "--now")
+        there = promote(scene, version, "--now")
         scene.hold(1.0)
         back = scene.stage.run("rollback", scene.stage.service, "--json")
     took_ms = float((back.json or {}).get("took_ms", 1e9))
@@ -279,7 +279,7 @@ DRILLS = [
             declared, shelter="all", harmed_at_most=0.01, alert="", no_alert_why="an operator did it"
         ),
         act=_rolled_back_by_hand,
-        setting=_QUICK_STEPS,
+        setting=QUICK_STEPS,
     ),
     Drill(
         name="bad_release_as_canary",
@@ -290,7 +290,7 @@ DRILLS = [
             declared, "canary_worse", may_fail=("model_error",), alert_within_s=90.0, ends_within_s=0.0,
         ),
         act=_bad_canary,
-        setting=_QUICK_STEPS,
+        setting=QUICK_STEPS,
         frameworks=_SUPPLY,
     ),
     Drill(
@@ -302,7 +302,7 @@ DRILLS = [
             declared, "canary_undecided", shelter="all", alert_within_s=60.0, ends_within_s=0.0,
         ),
         act=_idle_canary,
-        setting=_QUICK_STEPS,
+        setting=QUICK_STEPS,
     ),
     Drill(
         name="two_operators_at_once",
@@ -314,7 +314,7 @@ DRILLS = [
             no_alert_why="who asked has the answer",
         ),
         act=_two_operators,
-        setting=_QUICK_STEPS,
+        setting=QUICK_STEPS,
     ),
     Drill(
         name="release_by_a_stranger",
@@ -323,7 +323,7 @@ DRILLS = [
         proves=("release_unsigned",),
         promise=_gate("release_unsigned"),  # type: ignore[arg-type]
         act=_by_a_stranger,
-        setting=_QUICK_STEPS,
+        setting=QUICK_STEPS,
         frameworks=_SUPPLY,
     ),
     Drill(
@@ -333,7 +333,7 @@ DRILLS = [
         proves=("release_damaged",),
         promise=_gate("release_damaged"),  # type: ignore[arg-type]
         act=_byte_flipped,
-        setting=_QUICK_STEPS,
+        setting=QUICK_STEPS,
         frameworks=_SUPPLY,
     ),
     Drill(
@@ -343,7 +343,7 @@ DRILLS = [
         proves=("release_incompatible",),
         promise=_gate("release_incompatible"),  # type: ignore[arg-type]
         act=_other_framework,
-        setting=_QUICK_STEPS,
+        setting=QUICK_STEPS,
     ),
     Drill(
         name="release_worse_than_it_says",
@@ -352,7 +352,7 @@ DRILLS = [
         proves=("release_refused",),
         promise=_gate("release_refused"),  # type: ignore[arg-type]
         act=_worse_than_it_says,
-        setting=_QUICK_STEPS,
+        setting=QUICK_STEPS,
     ),
     Drill(
         name="release_with_disguised_pickle",
@@ -364,7 +364,7 @@ DRILLS = [
             no_alert_why="the same alert stands already, for ten minutes",
         ),
         act=_pickle_with_code,
-        setting=_QUICK_STEPS,
+        setting=QUICK_STEPS,
         frameworks=_SUPPLY,
     ),
     Drill(
@@ -377,7 +377,7 @@ DRILLS = [
             harmed_at_most=1.0, alert_within_s=90.0, ends_within_s=0.0, recover_within_s=20.0,
         ),
         act=_bad_promoted,
-        setting=_QUICK_STEPS,
+        setting=QUICK_STEPS,
         frameworks=_SUPPLY,
         spoils_stage=True,
     ),

@@ -71,7 +71,7 @@ def is_closed(connection: socket.socket) -> bool:
 def head_of(scene: Scene, body_bytes: int, *more: str) -> bytes:
     """Write the head of an ordinary request with a body of that size."""
     lines = [
-        f"POST /services/{scene.stage.service}/predict HTTP/1.1", f"host: 127.0.0.1:{scene.stage.port}",
+        f"POST {scene.stage.place.path} HTTP/1.1", f"host: 127.0.0.1:{scene.stage.port}",
         f"authorization: Bearer {scene.stage.key}", "content-type: application/json",
         f"content-length: {body_bytes}", *more,
     ]  # fmt: skip

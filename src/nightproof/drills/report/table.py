@@ -77,7 +77,8 @@ def callers(result: Result) -> str:
     parts = [
         f"{count} {name}"
         for name, count in (
-            ("failed", harm.failed), ("refused", harm.refused), ("lost", harm.lost), ("hung", harm.hung),
+            ("failed", harm.failed), ("refused", harm.refused), ("lost", harm.lost),
+            ("torn", harm.torn), ("hung", harm.hung),
             ("degraded", harm.degraded), ("wrong", harm.wrong),
         )
         if count

@@ -1,8 +1,9 @@
 """An OpenAI-compatible upstream that lies: a real server program, in a process of its own, that misbehaves on demand.
 
-What it does with a request stands in the request's model name: `ok`, `status 429 2`, `hang`, … (see LIES), or in what
-a test made of that name with `Liar.behave`. It counts what it is sent and which connections were closed on it, so that
-a test can see from the other side that nobody was left hanging.
+What it does with a request stands in the request's model name: `ok`, `status 429 2`, `hang`, … (see `lie_about`), or
+in what was made of that name with `Liar.behave`; of every name by `*`, of requests that hold a text by `?` and that
+text. It counts what it is sent and which connections were closed on it, so that a drill or a test can see from the
+other side that nobody was left hanging. It imports nothing of ours, so that it starts in a moment.
 
     with lying() as liar:
         liar.url            # http://127.0.0.1:PORT/v1
@@ -12,12 +13,15 @@ a test can see from the other side that nobody was left hanging.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import base64
 import json
+import re
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +78,9 @@ class Asked:
         raise Gone
 
 
-def answer(asked: Asked, **over: Any) -> dict[str, Any]:
+def answer(asked: Asked, text: str = TEXT, **over: Any) -> dict[str, Any]:
     """Return a whole answer."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     return {
         "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": f"{asked.model}-2026",
         "choices": [choice], "usage": USAGE, "what_nobody_knows": [1, {"a": None}],
@@ -120,11 +124,12 @@ def piece(asked: Asked, delta: dict[str, Any] | None, **over: Any) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-def events(asked: Asked, *, usage: Any = USAGE, **over: Any) -> list[bytes]:
+def events(asked: Asked, text: str = TEXT, *, usage: Any = USAGE, **over: Any) -> list[bytes]:
     """Return a whole stream, event by event."""
+    words = WORDS if text == TEXT else re.findall(r"\s*\S+|\s+$", text)
     return [
         piece(asked, {"role": "assistant", "content": ""}, **over),
-        *[piece(asked, {"content": word}, **over) for word in WORDS],
+        *[piece(asked, {"content": word}, **over) for word in words],
         piece(asked, {}, finish="stop", **over),
         *([piece(asked, None, usage=usage, **over)] if usage is not None else []),
         DONE,
@@ -155,13 +160,125 @@ async def as_bytes(asked: Asked, sent: bytes, size: int = 1) -> None:
     await asked.send(b"0\r\n\r\n")
 
 
+# -- what the model is given, and what it may make of it ------------------------------------------
+
+LINKS = re.compile(r"!?\[[^\]]*\]\([^)]*\)|https?://\S+")
+DATA_MARK = "\ue000"
+"""What marked documents have in place of spaces."""
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """Return a message's text, whatever its form, with marked spaces read as spaces."""
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        content = "\n".join(str(part.get("text", "")) for part in content)
+    return str(content).replace(DATA_MARK, " ")
+
+
+def prompt_of(asked: Asked) -> str:
+    """Return what the operator says to the model."""
+    return "\n".join(text_of(one) for one in asked.body["messages"] if one.get("role") == "system")
+
+
+LEAKS: dict[str, Callable[[str], str]] = {
+    "plain": lambda text: text,
+    "spaced": lambda text: " ".join(text),
+    "reversed": lambda text: text[::-1],
+    "hex": lambda text: text.encode().hex(),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+}
+"""How a model that obeys may write down what it must not say."""
+
+
+def obeyed(asked: Asked) -> str:
+    """Do what any text in the conversation says: show its links and images, repeat it, and tell the prompt."""
+    said = "\n".join(text_of(one) for one in asked.body["messages"] if one.get("role") != "system")
+    return f"As you wish. {' '.join(LINKS.findall(said))}\n{said}\n"
+
+
+def fitting(schema: Mapping[str, Any], root: Mapping[str, Any], text: str) -> Any:
+    """Return the plainest value that fits a JSON schema; texts are the given one."""
+    if reference := schema.get("$ref"):
+        return fitting(root.get("$defs", {}).get(str(reference).rpartition("/")[2], {}), root, text)
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    for word in ("anyOf", "oneOf", "allOf"):
+        if schema.get(word):
+            return fitting(schema[word][0], root, text)
+    match schema.get("type", "object" if "properties" in schema else "string"):
+        case "object":
+            return {name: fitting(part, root, text) for name, part in schema.get("properties", {}).items()}
+        case "array":
+            return [fitting(schema.get("items", {}), root, text) for _ in range(schema.get("minItems", 0))]
+        case "integer" | "number":
+            return schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
+        case "boolean":
+            return True
+        case "null":
+            return None
+    return text[: schema.get("maxLength", len(text))]
+
+
+def calls_of(names: list[str], arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """Write calls of these tools."""
+    written = json.dumps(arguments)
+    return [
+        {"id": f"call_{at + 1}", "type": "function", "function": {"name": name, "arguments": written}}
+        for at, name in enumerate(names)
+    ]
+
+
+async def tell(asked: Asked, text: str, calls: list[dict[str, Any]] | None = None) -> None:
+    """Answer with this text and these calls of tools, as it was asked for: whole or streamed."""
+    wanted = asked.body.get("response_format") or {}
+    if wanted.get("type") == "json_schema":
+        schema = wanted["json_schema"].get("schema", {})
+        text = json.dumps(fitting(schema, schema, text))
+    finish = "tool_calls" if calls else "stop"
+    if not asked.body.get("stream"):
+        message = {"role": "assistant", "content": text or None} | ({"tool_calls": calls} if calls else {})
+        await asked.send(said(asked, choices=[{"index": 0, "message": message, "finish_reason": finish}]))
+        return
+    sent = events(asked, text)
+    if calls:
+        begun = [piece(asked, {"tool_calls": [call | {"index": at}]}) for at, call in enumerate(calls)]
+        sent[-3:-2] = [*begun, piece(asked, {}, finish=finish)]
+    await stream(asked, sent)
+
+
+OF_WHOLE_ANSWERS = {
+    "hang_mid": "hang_half", "reset_mid": "reset_half", "malformed": "not_json", "error_mid": "error_200",
+    "raw_error_mid": "error_200", "close_mid": "early_end", "half_event": "early_end", "truncated": "early_json",
+    "no_done": "no_finish", "empty": "early_json",
+}  # fmt: skip
+"""What lies about streams come to where an answer is asked for whole."""
+
+
 async def lie_about(asked: Asked) -> None:
     """Do with a request what its lie says."""
     name, *words = asked.lie.split()
     streamed = bool(asked.body.get("stream"))
+    if not streamed:
+        name = OF_WHOLE_ANSWERS.get(name, name)
     match name:
         case "ok":
             await (stream(asked, events(asked)) if streamed else asked.send(said(asked)))
+        case "say":  # this text, written as JSON
+            await tell(asked, json.loads(asked.lie.partition(" ")[2]))
+        case "say_after":  # milliseconds before the head, and then this text, written as JSON
+            await asked.hang(float(words[0]) / 1e3)
+            await tell(asked, json.loads(asked.lie.split(" ", 2)[2]))
+        case "obey":
+            tools = [one["function"]["name"] for one in asked.body.get("tools") or ()]
+            await tell(asked, obeyed(asked), calls_of(tools, {"order": "1042"}))
+        case "obey_and_tell":
+            await tell(asked, obeyed(asked) + prompt_of(asked))
+        case "leak":  # the prompt, in one of the forms of LEAKS
+            await tell(asked, LEAKS[words[0]](prompt_of(asked)))
+        case "call":  # a tool, and its arguments as JSON
+            await tell(asked, "", calls_of([words[0]], json.loads(asked.lie.split(" ", 2)[2])))
         case "slow":  # milliseconds before the head
             await asked.hang(float(words[0]) / 1e3)
             await (stream(asked, events(asked)) if streamed else asked.send(said(asked)))
@@ -204,6 +321,12 @@ async def lie_about(asked: Asked) -> None:
             await asked.send(whole(200, b"SECRET-OF-THE-UPSTREAM"))
         case "early_json":
             await asked.send(whole(200, json.dumps(answer(asked)).encode()[:-9]))
+        case "hang_half":
+            await asked.send(said(asked)[:-9])
+            await asked.hang()
+        case "reset_half":
+            await asked.send(said(asked)[:-9])
+            asked.reset()
         case "early_end":
             await asked.send(said(asked)[:-9])
         case "array":
@@ -247,10 +370,12 @@ async def lie_about(asked: Asked) -> None:
                     said(asked, choices=[{"index": 0, "message": message, "finish_reason": "tool_calls"}])
                 )
         case "usage":  # none, or the numbers of tokens in and out
-            told = None if words == ["none"] else {
+            usage = None if words == ["none"] else {
                 "prompt_tokens": json.loads(words[0]), "completion_tokens": json.loads(words[1])}  # fmt: skip
             await (
-                stream(asked, events(asked, usage=told)) if streamed else asked.send(said(asked, usage=told))
+                stream(asked, events(asked, usage=usage))
+                if streamed
+                else asked.send(said(asked, usage=usage))
             )
         case "no_finish":
             one = answer(asked)["choices"][0] | {"finish_reason": None}
@@ -264,15 +389,17 @@ async def lie_about(asked: Asked) -> None:
                 else asked.send(said(asked, choices=[one]))
             )
         case "error_200":
-            told = {"error": {"message": "SECRET-OF-THE-UPSTREAM", "code": "server_error"}}
-            line = b"data: " + json.dumps(told).encode() + b"\n\n"
+            error = {"error": {"message": "SECRET-OF-THE-UPSTREAM", "code": "server_error"}}
+            line = b"data: " + json.dumps(error).encode() + b"\n\n"
             await (
-                stream(asked, [line, DONE]) if streamed else asked.send(whole(200, json.dumps(told).encode()))
+                stream(asked, [line, DONE])
+                if streamed
+                else asked.send(whole(200, json.dumps(error).encode()))
             )
         # of streams only
         case "error_mid":
-            told = {"error": {"message": "SECRET-OF-THE-UPSTREAM", "type": "server_error"}}
-            await stream(asked, [*events(asked)[:4], b"data: " + json.dumps(told).encode() + b"\n\n", DONE])
+            error = {"error": {"message": "SECRET-OF-THE-UPSTREAM", "type": "server_error"}}
+            await stream(asked, [*events(asked)[:4], b"data: " + json.dumps(error).encode() + b"\n\n", DONE])
         case "raw_error_mid":
             await stream(asked, [*events(asked)[:4], b'{"error": "out of memory"}\n\n'])
         case "hang_mid":
@@ -393,7 +520,7 @@ class Lies:
         seen["inside"] += 1
         seen["most_inside"] = max(seen["most_inside"], seen["inside"])
         seen["headers"], seen["body"], seen["path"] = headers, body, path
-        lie = self.behaves.get(model, model)
+        lie = self._lie_about(model, body)
         try:
             await lie_about(Asked(model, lie, headers, body, reader, writer))
         except (Gone, ConnectionError):
@@ -401,7 +528,19 @@ class Lies:
             raise
         finally:
             seen["inside"] -= 1
-        return lie.split()[0] not in CLOSES
+        name = lie.split()[0]
+        name = name if body.get("stream") else OF_WHOLE_ANSWERS.get(name, name)
+        return name not in CLOSES
+
+    def _lie_about(self, model: str, body: dict[str, Any]) -> str:
+        """Say what to do: as told of a text that the request holds, of its model, or of all."""
+        marks = [mark for mark in self.behaves if mark.startswith("?")]
+        if marks:
+            told = json.dumps(body["messages"], ensure_ascii=False)
+            for mark in marks:
+                if self.behaves[mark] and mark[1:] in told:
+                    return self.behaves[mark]
+        return self.behaves.get(model) or self.behaves.get("*") or model
 
     def _control(self, told: dict[str, str]) -> dict[str, Any]:
         if told.pop("hang up", ""):
@@ -411,13 +550,15 @@ class Lies:
         return {"seen": self.seen, "open": self.open - 1}
 
 
-async def main(tls: str) -> None:
+async def main(tls: str, port: int, behaves: dict[str, str]) -> None:
     """Listen on loopback, say where, and lie until killed."""
     context = None
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls)
-    server = await asyncio.start_server(Lies().serve, "127.0.0.1", 0, ssl=context, limit=1 << 26)
+    lies = Lies()
+    lies.behaves |= behaves
+    server = await asyncio.start_server(lies.serve, "127.0.0.1", port, ssl=context, limit=1 << 26)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
         await server.serve_forever()
@@ -458,6 +599,16 @@ class Liar:
         """Return what came for this model."""
         return Seen(**self._control({})["seen"].get(model, {}))
 
+    def all_seen(self) -> Seen:
+        """Return what came in all, whatever model was asked for."""
+        every = [Seen(**one) for one in self._control({})["seen"].values()]
+        return Seen(
+            requests=sum(one.requests for one in every),
+            gone=sum(one.gone for one in every),
+            inside=sum(one.inside for one in every),
+            most_inside=max((one.most_inside for one in every), default=0),
+        )
+
     def open_connections(self) -> int:
         """Count the connections that are open to it now."""
         return int(self._control({})["open"])
@@ -473,23 +624,45 @@ class Liar:
         return dict(answered.json())
 
 
-@contextmanager
-def lying(tls: Path | None = None) -> Iterator[Liar]:
-    """Run a liar until the block ends; with TLS, by a PEM file of key and certificate."""
+def start(
+    *, port: int = 0, tls: str = "", behaves: Mapping[str, str] = {}, env: Mapping[str, str] | None = None
+) -> tuple[Liar, subprocess.Popen[bytes]]:
+    """Start a liar; its process is the caller's to end. Raises OSError if it does not come up."""
     process = subprocess.Popen(
-        [sys.executable, __file__, *([str(tls)] if tls else [])],
+        [sys.executable, __file__, "--port", str(port), "--tls", tls, "--behaves", json.dumps(dict(behaves))],
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
+        env=None if env is None else dict(env),
     )
-    try:
-        assert process.stdout is not None
-        yield Liar(int(process.stdout.readline()), process.pid, is_tls=tls is not None)
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
+    line = process.stdout.readline() if process.stdout is not None else b""
+    if not line.strip().isdigit():
+        end(process)
+        raise OSError("the lying upstream did not start")
+    return Liar(int(line), process.pid, is_tls=bool(tls)), process
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a liar at once."""
+    process.kill()
+    process.wait()
+    if process.stdout is not None:
         process.stdout.close()
 
 
+@contextmanager
+def lying(tls: Path | None = None) -> Iterator[Liar]:
+    """Run a liar until the block ends; with TLS, by a PEM file of key and certificate."""
+    liar, process = start(tls=str(tls) if tls else "")
+    try:
+        yield liar
+    finally:
+        end(process)
+
+
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else ""))
+    options = argparse.ArgumentParser()
+    options.add_argument("--port", type=int, default=0)
+    options.add_argument("--tls", default="")
+    options.add_argument("--behaves", type=json.loads, default={})
+    given = options.parse_args()
+    asyncio.run(main(given.tls, given.port, given.behaves))
