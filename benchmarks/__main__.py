@@ -1,7 +1,8 @@
 """`python -m benchmarks`: run the experiments asked for, print the tables.
 
-Without flags: everything but the peers. `--peers` adds them (the first time this installs each into an
-environment of its own, which takes minutes). `--quick` shortens every point: to find mistakes, not figures.
+Without flags: everything but the peers and the chats, which have peers of their own. `--peers` adds them (the first
+time this installs each into an environment of its own, which takes minutes). `--quick` shortens every point: to find
+mistakes, not figures.
 """
 
 import argparse
@@ -210,6 +211,13 @@ def run_injection(bench: Bench) -> None:
     bench.findings.injection = measure.run(is_quick=bench.is_quick, say=bench.say)
 
 
+def run_chat(bench: Bench) -> None:
+    """Measure a chat service beside the gateways, before the same fast upstream; installs them the first time."""
+    from benchmarks.chat import run
+
+    bench.findings.chat = run.run(bench.results, pace=bench.pace, is_quick=bench.is_quick, say=bench.say)
+
+
 EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "load": run_load,
     "overload": run_overload,
@@ -223,8 +231,13 @@ EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "watch": run_watch,
     "drift": run_drift,
     "injection": run_injection,
+    "chat": run_chat,
     "peers": run_peers,
 }
+
+
+INSTALLING = ("chat", "peers")
+"""Experiments that install other systems, and run only where they are asked for."""
 
 
 def arguments() -> argparse.Namespace:
@@ -263,9 +276,9 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run what was asked for, one experiment after the other; a failed one does not stop the rest."""
     asked = arguments()
-    names = asked.only or [name for name in EXPERIMENTS if name != "peers" or asked.peers]
-    if asked.peers and "peers" not in names:
-        names.append("peers")
+    names = asked.only or [name for name in EXPERIMENTS if name not in INSTALLING or asked.peers]
+    if asked.peers:
+        names += [name for name in INSTALLING if name not in names]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft < hard else soft, hard))
     progress = Console(stderr=True)

@@ -94,6 +94,11 @@ def _run_wrk(target: Running, connections: int, seconds: float, bodies: Path) ->
         "-s", str(HERE / "cycle.lua"), f"http://127.0.0.1:{target.port}{target.path}",
     ]  # fmt: skip
     environment = {**os.environ, "BENCH_BODIES": str(bodies), "BENCH_TOKEN": target.token}
+    if target.asked is not None:
+        environment["BENCH_NUMBER"] = target.asked.number.decode()
+        environment["BENCH_HEADERS"] = "\n".join(
+            f"{name}: {value}" for name, value in target.asked.headers.items()
+        )
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=seconds + 60, check=False
     )
@@ -109,7 +114,8 @@ def drive(target: Running, connections: int, seconds: float, *, warm_up_s: float
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as bodies:
         bodies.write(b"\n".join(target.bodies()) + b"\n")
         bodies.flush()
-        _run_wrk(target, connections, warm_up_s, Path(bodies.name))
+        if warm_up_s:
+            _run_wrk(target, connections, warm_up_s, Path(bodies.name))
         machine.wait_for_quiet(quiet_s)
         server_s, tree_s = machine.own_cpu_s(target.pid), machine.cpu_s(target.pids())
         with machine.watch_others() as others:

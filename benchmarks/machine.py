@@ -122,6 +122,11 @@ def rss_bytes(pid: int) -> int:
     return processes()[pid].rss_bytes
 
 
+def own_rss_bytes(pid: int) -> int:
+    """Give the resident memory of one process, read from its own file alone: cheap enough for ten times a second."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+
+
 def tree_memory(pid: int) -> tuple[int, int]:
     """Give the processes and the summed resident bytes of a process and all below it."""
     table = processes()

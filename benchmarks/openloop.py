@@ -73,6 +73,7 @@ class OpenLoop:
 
     def __init__(self, target: Running) -> None:
         self._port = target.port
+        self._target = target
         self._requests = target.requests()
         self._idle: list[Connection] = []
         self._opened = 0
@@ -109,7 +110,7 @@ class OpenLoop:
             if ahead_s > 0:
                 await asyncio.sleep(ahead_s)
             self._unanswered += 1
-            self._send(arrival, self._requests[number % len(self._requests)])
+            self._send(arrival, self._target.nth(self._requests, number))
 
     def _send(self, arrival: Arrival, request: bytes) -> None:
         while self._idle:

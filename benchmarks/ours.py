@@ -19,6 +19,7 @@ from benchmarks import envelopes
 from benchmarks.make_model import SERVICES, fill_services
 from benchmarks.systems import (
     SYSTEM_MARK,
+    Asked,
     NotRun,
     Running,
     base_environment,
@@ -53,9 +54,12 @@ def serve(
     *flags: str,
     served: Path | None = None,
     envelope: envelopes.Envelope = envelopes.plain,
+    path: str = "",
+    asked: Asked | None = None,
 ) -> Iterator[Running]:
     """Serve one of the benchmark's services, or the folder given, until the block ends, everything on."""
-    fill_services()
+    if served is None:
+        fill_services()
     folder = results / f"{service}-{uuid.uuid4().hex[:6]}"
     state = folder / "state"
     state.mkdir(parents=True)
@@ -70,10 +74,11 @@ def serve(
         process=launch(command, {**base_environment(), SYSTEM_MARK: mark}, folder),
         folder=folder,
         port=port,
-        path=f"/services/{service}/predict",
+        path=path or f"/services/{service}/predict",
         envelope=envelope,
         mark=mark,
         token=key,
+        asked=asked,
         state=state,
     )
     try:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.audit import AuditFigures
+from benchmarks.chat.report import chat_goals
+from benchmarks.chat.run import ChatFindings
 from benchmarks.drift.run import DriftFindings
 from benchmarks.faults import Killed, Poisoned
 from benchmarks.footprint import Footprint, Stages
@@ -50,6 +52,7 @@ class Findings:
     audit: AuditFigures | None = None
     watch: WatchCost | None = None
     drift: DriftFindings | None = None
+    chat: ChatFindings | None = None
     injection: InjectionFindings | None = None
     not_run: dict[str, str] = field(default_factory=dict)
 
@@ -76,6 +79,7 @@ def promises(findings: Findings) -> list[Promise]:
         *_cost_promises(findings),
         *_audit_promises(findings),
         *_drift_promises(findings.drift),
+        *([Promise(*goal) for goal in chat_goals(findings.chat)] if findings.chat else []),
         *_injection_promises(findings.injection),
     ]
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.audit import AuditFigures
+from benchmarks.chat.report import chat_tables
 from benchmarks.drift.report import drift_tables
 from benchmarks.faults import Poisoned
 from benchmarks.footprint import Footprint, Stages
@@ -69,6 +70,12 @@ def print_report(findings: Findings, console: Console) -> None:
             console.print(table)
         for name, why in findings.drift.not_run.items():
             console.print(f"[yellow]drift, {name}: not run: {escape(why)}[/yellow]", highlight=False)
+    if findings.chat:
+        for table in chat_tables(findings.chat):
+            console.print(table)
+        stories = {one.title: one.not_run for one in findings.chat.rows.values() if one.not_run}
+        for name, why in (stories | findings.chat.not_run).items():
+            console.print(f"[yellow]chat, {name}: not run: {escape(why)}[/yellow]", highlight=False)
     held = promises(findings)
     if held:
         console.print(_promise_table(held))

@@ -64,6 +64,16 @@ class Recipe:
     start_patience_s: float = 90.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a system is asked, where it is not the records of the one model."""
+
+    bodies: tuple[bytes, ...]
+    headers: dict[str, str] = field(default_factory=dict)
+    number: bytes = b""
+    """Digits in the bodies that are counted up, so that no two requests are the same; empty: nothing is."""
+
+
 @dataclass(kw_only=True)
 class Running:
     """A system that answers, and what a load generator needs to know of it."""
@@ -77,6 +87,7 @@ class Running:
     envelope: envelopes.Envelope
     mark: str
     token: str = ""
+    asked: Asked | None = None
     launched_s: float = field(default_factory=time.perf_counter)
     ready_s: float = 0.0
     """From the launch to the first right answer."""
@@ -89,7 +100,9 @@ class Running:
         return self.process.pid
 
     def bodies(self) -> list[bytes]:
-        """Wrap the 64 records as this system wants them."""
+        """Wrap the 64 records as this system wants them, or give what is asked in their place."""
+        if self.asked is not None:
+            return list(self.asked.bodies)
         return [self.envelope(record) for record in records()]
 
     def head(self, size_bytes: int) -> bytes:
@@ -102,11 +115,20 @@ class Running:
         ]
         if self.token:
             lines.append(f"Authorization: Bearer {self.token}")
+        if self.asked is not None:
+            lines += [f"{name}: {value}" for name, value in self.asked.headers.items()]
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def requests(self) -> list[bytes]:
         """Give the 64 requests whole, ready for a socket."""
         return [self.head(len(body)) + body for body in self.bodies()]
+
+    def nth(self, requests: list[bytes], number: int) -> bytes:
+        """Give the request whose turn it is, numbered where requests are."""
+        request = requests[number % len(requests)]
+        if self.asked is None or not self.asked.number:
+            return request
+        return request.replace(self.asked.number, b"%0*d" % (len(self.asked.number), number))
 
     def request(self, record: envelopes.Record) -> bytes:
         """Give one request for a record of the caller's choice."""
@@ -187,21 +209,44 @@ def start(recipe: Recipe, results: Path) -> Iterator[Running]:
         run_step([str(python), str(HERE / "make_model.py"), "--into", str(artifacts)], place)
     if recipe.prepare is not None:
         recipe.prepare(place)
-    running = Running(
-        name=recipe.name,
-        title=recipe.title,
-        process=launch(recipe.command(place), environment, folder),
+    with running(
+        recipe.command(place), environment, folder, name=recipe.name, title=recipe.title, port=place.port,
+        path=recipe.path, envelope=recipe.envelope, patience_s=recipe.start_patience_s,
+    ) as subject:  # fmt: skip
+        yield subject
+
+
+@contextmanager
+def running(
+    command: list[str],
+    environment: dict[str, str],
+    folder: Path,
+    *,
+    name: str,
+    title: str,
+    port: int,
+    path: str,
+    envelope: envelopes.Envelope = envelopes.plain,
+    asked: Asked | None = None,
+    patience_s: float = 90.0,
+) -> Iterator[Running]:
+    """Run a program that answers, until the block ends; `environment` carries its mark, `folder` is removed."""
+    subject = Running(
+        name=name,
+        title=title,
+        process=launch(command, environment, folder),
         folder=folder,
-        port=place.port,
-        path=recipe.path,
-        envelope=recipe.envelope,
-        mark=mark,
+        port=port,
+        path=path,
+        envelope=envelope,
+        mark=environment[SYSTEM_MARK],
+        asked=asked,
     )
     try:
-        wait_until_it_answers(running, recipe.start_patience_s)
-        yield running
+        wait_until_it_answers(subject, patience_s)
+        yield subject
     finally:
-        stop(running)
+        stop(subject)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -236,6 +281,8 @@ def ask(running: Running, body: bytes, timeout_s: float = 10.0) -> tuple[int, by
     headers = {"Content-Type": "application/json"}
     if running.token:
         headers["Authorization"] = f"Bearer {running.token}"
+    if running.asked is not None:
+        headers |= running.asked.headers
     try:
         connection.request("POST", running.path, body, headers)
         answer = connection.getresponse()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 from prometheus_client import Metric
 
+from nightproof.audit.ledger import COMMIT_BUCKETS_S
 from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.base.conditions import Condition
 from nightproof.base.failures import CATALOGUE
@@ -24,7 +25,7 @@ from nightproof.steer.watching import Watching
 from nightproof.watch.alerts.rules import Promise
 from nightproof.watch.chat_meters import BYPASS_SHOWN_S, budget_gauge
 from nightproof.watch.conditions import Conditions, Question
-from nightproof.watch.families import gauge
+from nightproof.watch.families import counter, gauge, histogram_of
 from nightproof.watch.happened import Happened
 from nightproof.watch.health import Component, Health
 from nightproof.watch.upstreams import Pictures, upstream_components, upstream_conditions, upstream_gauges
@@ -113,8 +114,61 @@ class Rooms:
         meaning = "What is wrong now, by its name in the catalogue."
         return gauge("nightproof_condition", meaning, values, ["failure", "service"])
 
-    def chat_gauges(self) -> Iterable[Metric]:
-        """Return the present values of upstreams and budgets, for `/metrics`."""
+    def gauges(self) -> Iterable[Metric]:
+        """Return the present values of services, admission, log, releases and upstreams, for `/metrics`."""
+        pictures = {name: served.live.engine.snapshot() for name, served in self._house.services.items()}
+        limiter, ledger = self._house.limiter.snapshot(), self._house.ledger.snapshot()
+        yield gauge(
+            "nightproof_workers",
+            "Workers by state.",
+            {
+                (name, state): float(count)
+                for name, one in pictures.items()
+                for state, count in one.workers.items()
+            },
+            ["service", "state"],
+        )
+        queued = {(name,): float(one.queued) for name, one in pictures.items()}
+        yield gauge("nightproof_queue_depth", "Records that wait for a worker.", queued, ["service"])
+        queued = {(name,): float(one.queue_bytes) for name, one in pictures.items()}
+        yield gauge("nightproof_queue_bytes", "Size of what waits for a worker.", queued, ["service"])
+        yield counter(
+            "nightproof_worker_restarts",
+            "Workers replaced since the start.",
+            {(name,): float(one.restarts) for name, one in pictures.items()},
+            ["service"],
+        )
+        yield gauge(
+            "nightproof_quarantined",
+            "Records refused as poison now.",
+            {(name,): float(len(served.live.poison)) for name, served in self._house.services.items()},
+            ["service"],
+        )
+        yield gauge("nightproof_in_flight", "Requests inside.", {(): float(limiter.in_flight)})
+        yield gauge(
+            "nightproof_audit_writable",
+            "Whether the ledger takes entries.",
+            {(): float(ledger.state == "open")},
+        )
+        yield gauge("nightproof_audit_entries", "Entries in the ledger.", {(): float(ledger.last_seq + 1)})
+        yield histogram_of(
+            "nightproof_audit_commit_seconds",
+            "From hand-over to durable.",
+            COMMIT_BUCKETS_S,
+            ledger.commit_buckets,
+            ledger.commit_sum_s,
+        )
+        yield gauge(
+            "nightproof_release_part",
+            "Releases by the part they play; a canary's value is its share.",
+            {
+                (name, one.version, one.part): one.share if one.part == "canary" else 1.0
+                for name in self._house.services
+                for one in self._helm.overview(name)
+            },
+            ["service", "release", "part"],
+        )
+        yield self.gauge()
         yield from upstream_gauges(self.upstreams())
         yield budget_gauge(self.budgets())
 

@@ -19,7 +19,7 @@ import orjson
 from prometheus_client import Metric
 
 from nightproof import __version__
-from nightproof.audit.ledger import COMMIT_BUCKETS_S, AuditOutcomeUnknown, AuditUnavailable
+from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
 from nightproof.base.clock import monotonic_s, utc_now, utc_us
 from nightproof.base.errors import Fault, NightproofError
 from nightproof.base.ids import RequestIds
@@ -44,7 +44,7 @@ from nightproof.steer.recovery import unfinished_streams
 from nightproof.steer.releasing import Releasing
 from nightproof.steer.replay import Replays
 from nightproof.steer.runbook import Present
-from nightproof.steer.tick import flush_summaries, note, try_again
+from nightproof.steer.tick import Step, Ticking, flush_summaries, note, try_again
 from nightproof.steer.upkeep import Upkeep
 from nightproof.steer.watching import Watching
 from nightproof.storage import proc
@@ -57,7 +57,7 @@ from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegistryStore
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.statefolder import StateFolder
-from nightproof.watch.families import counter, gauge, histogram_of
+from nightproof.watch.families import gauge
 from nightproof.watch.happened import Happened
 from nightproof.watch.health import Component, Health
 from nightproof.watch.log import log
@@ -68,6 +68,7 @@ _TICK_S = 0.25
 _COLLECT_EVERY_S = 86_400.0
 _DISK_EVERY_S = 2.0
 _KEEP_EVERY_S = 2.0
+_POISON_EVERY_S = 5.0
 _LAST_ENDINGS_WITHIN_S = 1.0
 _HAPPENED_SHOWN_S = 600.0
 _HEALTH_HOLDS_S = 0.1
@@ -101,7 +102,7 @@ class Runtime:
         self._happened = Happened(shown_s=_HAPPENED_SHOWN_S)
         self._reader: LedgerReading | None = None
         self._reading = asyncio.Lock()
-        self._disk_seen_s = 0.0
+        self._slept_s = _TICK_S
         self._was_unclean = False
         self.keyring = Keyring(state.keyring_db, state.keyring_pepper)
         self.registry = RegistryStore(state.registry_db)
@@ -210,6 +211,8 @@ class Runtime:
         )
         self.rooms.upstreams, self.rooms.budgets = self.chats.pictures, self.chats.budgets_left
         self.healths.ask_also(self.rooms.upstream_health)
+        self._ticking = Ticking(self._steps())
+        self.healths.ask_also(self._ticking.health)
         self.on_call = OnCall(
             settings,
             AlertStore(state.alerts_db),
@@ -444,45 +447,61 @@ class Runtime:
     # -- the tick -----------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        flushed_s = poison_s = kept_s = monotonic_s()
         while True:
             slept_from_s = monotonic_s()
             await asyncio.sleep(_TICK_S)
             now = monotonic_s()
-            try:
-                # While services load nobody is served who could be late.
-                slept_s = _TICK_S if self.house.starting else now - slept_from_s
-                self.watching.tick(slept_s=slept_s, meant_s=_TICK_S)
-                every_s = _DISK_EVERY_S if self.house.ledger.is_writable else _TICK_S
-                if now - self._disk_seen_s > every_s:
-                    self._disk_seen_s = now
-                    self.upkeep.see_to_the_disk()
-                self.upkeep.say_spilling()
-                self.upkeep.merge_if_waiting(self.begin)
-                await try_again(self.house.ledger, self.house.ids)
-                if self.watching.should_write():
-                    # Nobody calls, so nothing else would tell that the log cannot be written any more.
-                    await note(self.house.ledger, self.house.ids, "server", event="still_writable")
-                self.keyring.refresh(now)
-                self.helm.tick()
-                if now - kept_s > _KEEP_EVERY_S:
-                    kept_s = now
-                    await self.services.keep_shadows()
-                    await self.chats.keep()
-                    if self.helm.has_unrecorded():
-                        self.begin(self.helm.record_history())
-                if not self.house.starting:
-                    self.drift_watch.see_to(self.services.live(), self.begin)
-                if now - poison_s > 5.0:
-                    poison_s = now
-                    self.services.refresh_poison()
-                if self.house.summaries and now - flushed_s > self.settings.ledger.summary_every_s:
-                    flushed_s = now
-                    await flush_summaries(self.house.summaries, self.house.ledger, self.house.ids)
-            except Exception as error:  # noqa: BLE001
-                # A border: whatever goes wrong now (a store that cannot be read, mostly) is tried again at the
-                # next tick, and nothing ends the ticking. The log has it; health shows the ledger's state.
-                log("tick", level="warning", error=type(error).__name__)
+            # While services load nobody is served who could be late.
+            self._slept_s = _TICK_S if self.house.starting else now - slept_from_s
+            await self._ticking.tick(now)
+
+    def _steps(self) -> list[Step]:
+        """Return what happens by itself, in the order in which it is done."""
+        house = self.house
+        return [
+            Step("watch", lambda now: self.watching.tick(slept_s=self._slept_s, meant_s=_TICK_S)),
+            Step(
+                "disk",
+                lambda now: self.upkeep.see_to_the_disk(),
+                every_s=lambda: _DISK_EVERY_S if house.ledger.is_writable else 0.0,
+            ),
+            Step("spill", lambda now: self._see_to_the_spill()),
+            Step("ledger", lambda now: self._see_to_the_ledger()),
+            Step("keys", lambda now: self.keyring.refresh(now)),
+            Step("releases", lambda now: self.helm.tick()),
+            Step("history", lambda now: self._see_to_the_history(), every_s=lambda: _KEEP_EVERY_S),
+            Step("budgets", lambda now: self.chats.keep(), every_s=lambda: _KEEP_EVERY_S),
+            Step("drift", lambda now: self._see_to_the_drift()),
+            Step("quarantine", lambda now: self.services.refresh_poison(), every_s=lambda: _POISON_EVERY_S),
+            Step(
+                "summaries",
+                lambda now: self._flush_summaries(),
+                every_s=lambda: self.settings.ledger.summary_every_s,
+            ),
+        ]
+
+    def _see_to_the_spill(self) -> None:
+        self.upkeep.say_spilling()
+        self.upkeep.merge_if_waiting(self.begin)
+
+    async def _see_to_the_ledger(self) -> None:
+        await try_again(self.house.ledger, self.house.ids)
+        if self.watching.should_write():
+            # Nobody calls, so nothing else would tell that the log cannot be written any more.
+            await note(self.house.ledger, self.house.ids, "server", event="still_writable")
+
+    async def _see_to_the_history(self) -> None:
+        if self.helm.has_unrecorded():
+            self.begin(self.helm.record_history())
+        await self.services.keep_shadows()
+
+    def _see_to_the_drift(self) -> None:
+        if not self.house.starting:
+            self.drift_watch.see_to(self.services.live(), self.begin)
+
+    async def _flush_summaries(self) -> None:
+        if self.house.summaries:
+            await flush_summaries(self.house.summaries, self.house.ledger, self.house.ids)
 
     # -- health and figures -------------------------------------------------------------------
 
@@ -631,35 +650,7 @@ class Runtime:
 
     def gauges(self) -> Iterable[Metric]:
         """Return the rooms' present values for `/metrics`."""
-        pictures = {name: served.live.engine.snapshot() for name, served in self.house.services.items()}
-        limiter, ledger = self.house.limiter.snapshot(), self.house.ledger.snapshot()
-        yield gauge(
-            "nightproof_workers",
-            "Workers by state.",
-            {
-                (name, state): float(count)
-                for name, one in pictures.items()
-                for state, count in one.workers.items()
-            },
-            ["service", "state"],
-        )
-        queued = {(name,): float(one.queued) for name, one in pictures.items()}
-        yield gauge("nightproof_queue_depth", "Records that wait for a worker.", queued, ["service"])
-        queued = {(name,): float(one.queue_bytes) for name, one in pictures.items()}
-        yield gauge("nightproof_queue_bytes", "Size of what waits for a worker.", queued, ["service"])
-        yield counter(
-            "nightproof_worker_restarts",
-            "Workers replaced since the start.",
-            {(name,): float(one.restarts) for name, one in pictures.items()},
-            ["service"],
-        )
-        yield gauge(
-            "nightproof_quarantined",
-            "Records refused as poison now.",
-            {(name,): float(len(served.live.poison)) for name, served in self.house.services.items()},
-            ["service"],
-        )
-        yield gauge("nightproof_in_flight", "Requests inside.", {(): float(limiter.in_flight)})
+        yield from self.rooms.gauges()
         yield gauge(
             "nightproof_ready", "Whether new requests should come here.", {(): float(self.readiness()[0])}
         )
@@ -669,35 +660,10 @@ class Runtime:
             {(part.name,): float(part.ok) for part in self.health()},
             ["component"],
         )
-        yield gauge(
-            "nightproof_audit_writable",
-            "Whether the ledger takes entries.",
-            {(): float(ledger.state == "open")},
-        )
-        yield gauge("nightproof_audit_entries", "Entries in the ledger.", {(): float(ledger.last_seq + 1)})
-        yield histogram_of(
-            "nightproof_audit_commit_seconds",
-            "From hand-over to durable.",
-            COMMIT_BUCKETS_S,
-            ledger.commit_buckets,
-            ledger.commit_sum_s,
-        )
         yield from self.drift_watch.gauges()
         yield from self.upkeep.gauges()
-        yield gauge(
-            "nightproof_release_part",
-            "Releases by the part they play; a canary's value is its share.",
-            {
-                (name, one.version, one.part): one.share if one.part == "canary" else 1.0
-                for name in self.house.services
-                for one in self.helm.overview(name)
-            },
-            ["service", "release", "part"],
-        )
         yield from self.watching.gauges()
         yield from self.on_call.gauges()
-        yield self.rooms.gauge()
-        yield from self.rooms.chat_gauges()
         yield gauge("nightproof_build_info", "The version.", {(__version__,): 1.0}, ["version"])
 
 

@@ -103,15 +103,14 @@ def test_no_renderer_finds_an_address_that_is_not_allowed(name: str, text: str) 
 
 @given(text=answers)
 @settings(max_examples=300, deadline=None)
-def test_a_stopped_answer_is_the_beginning_of_what_would_have_left(text: str) -> None:
-    """And no form of the canary is in it."""
-    left, stopped, _ = scanned([text], RULES["usual"])
+def test_nothing_that_ends_an_answer_is_in_what_left(text: str) -> None:
+    left, _, _ = scanned([text], RULES["usual"])
     squeezed = squeeze(left)
 
     assert not any(form in squeezed for form in forms(CANARY))
-    if not stopped:
-        assert "bad word" not in left
-        assert KEY not in left
+    assert squeeze(PROMPT)[20:80] not in squeezed
+    assert re.search(r"bad\s+word", left) is None
+    assert re.search(rf"\b{KEY}", left) is None
 
 
 def addresses(left: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def test_the_readers_verbs_write_nothing_and_work_on_a_copy_that_cannot_be_writt
         (tmp_path / "proof").write_text(grown.stdout)
         key = str(copy / "ledger.vkey")
         checked = run_nightproof("audit", "check-proof", str(tmp_path / "proof"), "--key", key, cwd=tmp_path)
-        (tmp_path / "proof").write_text(grown.stdout.replace("A", "B", 1))
+        (tmp_path / "proof").write_text(_spoilt(grown.stdout))
         spoilt = run_nightproof("audit", "check-proof", str(tmp_path / "proof"), "--key", key, cwd=tmp_path)
     finally:
         copy.chmod(0o700)
@@ -167,3 +168,11 @@ def test_the_readers_verbs_write_nothing_and_work_on_a_copy_that_cannot_be_writt
     assert "begins with" in checked.stdout
     assert spoilt.returncode == 1
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+
+
+def _spoilt(proof: str) -> str:
+    """Change the first sign of the first hash in a proof."""
+    lines = proof.splitlines(keepends=True)
+    place = next(at for at, line in enumerate(lines) if re.fullmatch(r"[A-Za-z0-9+/]{43}=\n", line))
+    lines[place] = ("B" if lines[place][0] == "A" else "A") + lines[place][1:]
+    return "".join(lines)

@@ -235,3 +235,14 @@ def test_what_only_looks_like_an_attack_passes(obeying: Chatting, text: str):
     finally:
         obeying.first.control("obey")
     assert answer.status_code == 200, answer.text
+
+
+def test_an_address_that_is_spelt_out_in_json_is_as_dead_as_any(obeying: Chatting):
+    spelt = '{"answer": "see \\\\u0068ttps:\\\\/\\\\/evil.example\\\\/p"}'
+    obeying.first.control(f"say {json.loads(json.dumps(spelt))}".replace("\\\\", "\\"))
+    try:
+        answer = obeying.ask("Give me JSON.", response_format={"type": "json_object"})
+    finally:
+        obeying.first.control("obey")
+    assert answer.status_code == 200, answer.text
+    assert EVIL not in json.loads(said_in(answer.json()))["answer"]

@@ -11,10 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from nightproof.checks import presidio
-from nightproof.checks.inspecting import DEFAULT_CHECKS, Inspection, Inspector, Untrusted
+from nightproof.checks.inspecting import Inspection, Inspector, Untrusted
 from nightproof.declare.chat_description import InputCheckDescription
+from nightproof.declare.chat_words import BUILT_IN_CHECKS
 
-OFF = dict.fromkeys(DEFAULT_CHECKS, InputCheckDescription(action="off"))
+OFF = dict.fromkeys(BUILT_IN_CHECKS, InputCheckDescription(action="off"))
 
 
 class Guard(ThreadingHTTPServer):

@@ -15,6 +15,8 @@ import httpx
 import pytest
 
 from tests.chats import Chatting, chatting
+from tests.live.test_alerts import QUICK as ALERTS
+from tests.receivers import hook
 from tests.serving import run_nightproof, serving, wait_until
 
 LONG = "Tell me about the lights. [[long 400]]"
@@ -312,3 +314,25 @@ def test_the_key_of_an_upstream_is_in_no_file_and_no_answer(alone: Chatting):
         if file.is_file():
             assert SECRET.encode() not in file.read_bytes(), file
     assert SECRET not in "".join(answers) + alone.served.log.read_text()
+
+
+def test_a_dead_upstream_pages_with_its_runbook_and_the_page_ends_when_it_is_back(tmp_path: Path):
+    with hook() as pager:
+        flags = (*ALERTS, "--set", f"notify.webhook={pager.url}")
+        with chatting("chat", tmp_path / "state", *flags, upstreams=2) as chat:
+            chat.first.process.send_signal(signal.SIGSTOP)
+            try:
+                for _ in range(8):
+                    assert chat.ask("Hello").status_code == 200, "the second one answers"
+                wait_until(lambda: pager.alerts("firing", "NightproofUpstreamDown"))
+                (told,) = pager.alerts("firing", "NightproofUpstreamDown")[:1]
+                assert told["labels"]["service"] == "chat"
+                assert told["annotations"]["runbook_url"].endswith("/runbooks/upstream_down")
+            finally:
+                chat.first.process.send_signal(signal.SIGCONT)
+
+            def is_over() -> bool:
+                assert chat.ask("Hello").status_code == 200
+                return bool(pager.alerts("resolved", "NightproofUpstreamDown"))
+
+            wait_until(is_over, within_s=90)

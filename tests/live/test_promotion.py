@@ -18,7 +18,7 @@ from nightproof.drills.stage import SHIM
 from nightproof.storage.registry_store import RegistryStore
 from tests.callers import entries_of, is_alive, leaf_of
 from tests.releases import STEPS, Load, folder_of, operate, release_folder, release_of, until
-from tests.serving import ROOT, Served, make_key, serving, wait_until
+from tests.serving import Served, make_key, serving, wait_until
 
 ADMIN = "/admin/releases/steps"
 QUICK = {
@@ -240,7 +240,7 @@ def test_a_rollback_that_is_refused_ends_the_workers_that_it_had_loaded(state: P
     for label in ("1.0", "1.1", "1.2"):
         release_of(state, label, live=label == "1.0")
     env = {
-        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": f"{SHIM}:{os.environ.get('PYTHONPATH', '')}",
         "FAILING_DISK": str(tmp_path),
         "FAILING_FILE": "registry.db",
     }
@@ -593,7 +593,7 @@ def test_a_disk_that_stands_still_under_the_registry_holds_up_no_request(state: 
     release_of(state, "1.0", live=True)
     release_of(state, "1.1")
     env = {
-        "PYTHONPATH": f"{ROOT / 'tests' / 'material' / 'failing_disk'}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": f"{SHIM}:{os.environ.get('PYTHONPATH', '')}",
         "FAILING_DISK": str(tmp_path),
         "FAILING_FILE": "registry.db",
     }

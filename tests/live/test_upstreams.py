@@ -18,10 +18,10 @@ from nightproof.base.clock import monotonic_s
 from nightproof.base.deadlines import Deadlines
 from nightproof.base.errors import DeclarationError
 from nightproof.declare.chat_description import ChatDescription, UpstreamDescription
+from nightproof.drills.liar import TEXT, Liar, lying
 from nightproof.pipeline.upstreams import Chain, Upstreams, transports
 from nightproof.workers.upstream.values import Completion, UpstreamCall, UpstreamFault, Usage
 from tests.chains import Scripted, call_of, declared, fault_of, status, whole, whole_of, with_chain
-from nightproof.drills.liar import TEXT, Liar, lying
 from tests.serving import free_port, wait_until
 
 

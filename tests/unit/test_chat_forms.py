@@ -276,6 +276,12 @@ def test_a_quarter_of_a_million_hostile_characters_take_time_in_proportion(name)
     assert whole < 5
 
 
+def test_a_long_row_of_one_letter_is_no_encoding():
+    """It is base64 of nothing: zeros, which nobody can read."""
+    assert [form.name for form in views("A" * 50_000).forms] == ["plain", "rot13"]
+    assert not views("A" * 262_144).is_capped
+
+
 def test_is_hit_looks_at_a_text_as_it_is():
     """The short way for a single plain text."""
     assert is_hit(ORDER)

@@ -318,7 +318,7 @@ def test_a_soak_is_lost_by_growing_memory_or_by_books_that_do_not_balance(
 ):
     books = Claim(aspect="recorded", what="the books", promised="balance", seen="", holds=holds)
 
-    assert result_of(books, samples(slope), faults=9).word == word
+    assert result_of([books], samples(slope), faults=9).word == word
 
 
 def test_a_span_of_time_is_read():

@@ -7,9 +7,10 @@ where, never the text. Detectors are advice; what has to hold (tools, links, the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -23,8 +24,15 @@ from nightproof.checks.text.normalise import Views, views
 from nightproof.declare.chat_description import InputCheckDescription
 from nightproof.declare.chat_words import BUILT_IN_CHECKS
 
+if TYPE_CHECKING:
+    from nightproof.checks.text.model import Scored
+
 Channel = Literal["user", "document", "tool"]
 CHANNELS: tuple[Channel, ...] = ("user", "document", "tool")
+Question = Literal["prompt", "document"]
+_QUESTIONS: tuple[Question, ...] = ("prompt", "document")
+_AHEAD_CHARS = 2_048
+"""Of longer texts, looking at several at once saves nothing worth the memory."""
 
 _FAILURES = {"hidden_text": "hidden_text", "secrets": "personal_data", "personal": "personal_data"}
 _CAN_REDACT = ("hidden_text", "secrets", "personal")
@@ -65,6 +73,16 @@ class _Seen(NamedTuple):
 
     text: Untrusted
     views: Views
+    ahead: _Ahead | None = None
+
+
+class _Ahead(NamedTuple):
+    """What is known of a text before its request's turn, and its share of the time that took."""
+
+    views: Views
+    scored: Scored
+    forms_us: int
+    model_us: int
 
 
 class _Spotted(NamedTuple):
@@ -100,6 +118,7 @@ class Inspector:
     ) -> None:
         """Prepare the checks; a built-in one that is not named is as in `BUILT_IN_CHECKS`."""
         self._calibration = thresholds.read(calibration)
+        self._ahead: dict[tuple[str, str], _Ahead] = {}
         self._scores: dict[str, float] = {}
         """What the scoring checks say of the input that is looked at now."""
         self._adapters: list[Adapter] = []
@@ -115,8 +134,12 @@ class Inspector:
         told = Inspection(findings=[], redacted={}, bypassed=[], check_us={})
         self._scores = told.scores
         began = clock.precise_us()
-        seen = [_Seen(text, views(text.text)) for text in texts]
-        told.check_us["forms"] = clock.precise_us() - began
+        ahead = [self._ahead.get((text.channel, text.text)) for text in texts] if self._ahead else []
+        seen = [
+            _Seen(text, views(text.text) if known is None else known.views, known)
+            for text, known in zip_longest(texts, ahead)
+        ]
+        told.check_us["forms"] = clock.precise_us() - began + sum(one.forms_us for one in ahead if one)
         spots: dict[int, list[named.Spot]] = {}
         undecided = ""
         for check in self._checks:
@@ -135,6 +158,41 @@ class Inspector:
             for at, found in spots.items()
         }
         return told
+
+    def look_ahead(self, texts: Iterable[Untrusted]) -> None:
+        """Let the model score the texts of several requests at once, until `forget`.
+
+        Short ones only, and nothing depends on it: what is not known when a request has its turn is looked at then.
+        Each request has its share of the time in its `check_us` and in the check's budget.
+        """
+        self._ahead.clear()
+        if not any(check.name == "injection_model" and not check.is_adapted for check in self._checks):
+            return
+        by_question: dict[Question, dict[tuple[str, str], str]] = {}
+        for one in texts:
+            if len(one.text) <= _AHEAD_CHARS:
+                by_question.setdefault(_question(one.channel), {})[one.channel, one.text] = one.text
+        try:
+            for question, some in by_question.items():
+                self._score_ahead(question, some)
+        except Exception:  # noqa: BLE001
+            # The request's own turn meets the same, and its check's policy says what becomes of it.
+            self._ahead.clear()
+
+    def _score_ahead(self, question: Question, some: Mapping[tuple[str, str], str]) -> None:
+        from nightproof.checks.text import model  # numpy, which only workers load
+
+        began = clock.precise_us()
+        seen = [views(text) for text in some.values()]
+        forms_us, began_work = clock.precise_us() - began, clock.worked_us()
+        scored = model.load(question).score_all(seen)
+        model_us = clock.worked_us() - began_work
+        for key, one, score in zip(some, seen, scored, strict=True):
+            self._ahead[key] = _Ahead(one, score, forms_us // len(some), model_us // len(some))
+
+    def forget(self) -> None:
+        """Forget what was looked at ahead."""
+        self._ahead.clear()
 
     def close(self) -> None:
         """Give connections to remote detectors back."""
@@ -173,10 +231,14 @@ class Inspector:
         except Exception as error:  # noqa: BLE001
             # A check must not cost the request more than its policy says; the record names it.
             problem = f"it raised {type(error).__name__}"
-        told.check_us[check.name] = clock.precise_us() - began
-        if not problem and not check.is_adapted:
+        shared_us = (
+            sum(one.ahead.model_us for one in seen if one.ahead) if check.name == "injection_model" else 0
+        )
+        told.check_us[check.name] = took_us = clock.precise_us() - began + shared_us
+        if not problem and not check.is_adapted and took_us > check.about.budget_ms * 1_000:
+            # Nothing works longer than it takes, so the dear clock is seldom asked a second time.
             budget_ms = check.about.budget_ms * (1 + sum(len(one.text.text) for one in seen) // _BUDGET_CHARS)
-            if clock.worked_us() - began_work > budget_ms * 1_000:
+            if clock.worked_us() - began_work + shared_us > budget_ms * 1_000:
                 problem = f"it worked longer than {budget_ms:g} ms"
         return found, problem
 
@@ -254,13 +316,12 @@ class Inspector:
         from nightproof.checks.text import features, model  # numpy, which only workers load
 
         found = []
-        for at, one in enumerate(seen):
+        for at, (one, best) in enumerate(zip(seen, _scored(seen), strict=True)):
             question = _question(one.text.channel)
             known = self._calibration.detectors.get(f"injection_model.{question}")
             if known and known.version != features.VERSION:
                 known = None
             threshold = declared or (known.threshold if known else model.load(question).threshold)
-            best = model.load(question).score(one.views)
             if one.text.channel == "user":
                 self._scores["injection_model"] = best.score  # of the last one, in the end
             if best.score > threshold:
@@ -268,17 +329,36 @@ class Inspector:
         return found
 
 
+def _scored(seen: Sequence[_Seen]) -> list[Scored]:
+    """Return the model's score of each text: known ahead, or made now, those of one question at once."""
+    from nightproof.checks.text import model  # numpy, which only workers load
+
+    scored = [one.ahead.scored if one.ahead else None for one in seen]
+    for question in _QUESTIONS:
+        places = [
+            at
+            for at, one in enumerate(seen)
+            if scored[at] is None and _question(one.text.channel) == question
+        ]
+        if places:
+            for at, score in zip(
+                places, model.load(question).score_all([seen[at].views for at in places]), strict=True
+            ):
+                scored[at] = score
+    return [one for one in scored if one is not None]
+
+
 def _is_adapted(name: str, about: InputCheckDescription) -> bool:
     return bool(about.adapter) or name not in BUILT_IN_CHECKS
 
 
-def _question(channel: Channel) -> Literal["prompt", "document"]:
+def _question(channel: Channel) -> Question:
     return "prompt" if channel == "user" else "document"
 
 
 def _hidden(seen: Sequence[_Seen]) -> list[_Spotted]:
     found = []
-    for at, (text, forms) in enumerate(seen):
+    for at, (text, forms, _) in enumerate(seen):
         reason = forms.hidden.reason(len(text.text))
         if reason:
             found.append(_Spotted(at, reason))

@@ -31,6 +31,8 @@ from nightproof.checks.text.named import NamedPattern
 from nightproof.declare.chat_description import OutputRules
 
 LEAST_HOLD_BACK = 64
+MOST_BLANK = 1_024
+"""So many characters that are no letters or digits part a copy in two; what is held back for one is bounded so."""
 _KEPT = 2_048
 _FLAGGED_AT_ONCE = 4_096
 _SHINGLES_WINDOW = 2 * CHECK_EVERY
@@ -125,9 +127,11 @@ class OutputScanner:
         self._links_are_open = False  # something is undecided
         self._open = [False] * len(compiled.held_sets)
         self._edits: list[Edit] = []
-        self._notes: list[tuple[int, Finding]] = []  # what counts once that place has left
+        self._notes: dict[Finding, int] = {}  # what counts once that place, its first, has left
         self._cuts: list[tuple[int, int, Finding]] = []
         self._copies_told = 0
+        self._held_from = self._held_place = -1
+        self._blank_chars = 0  # since the last letter or digit
         self._recent: list[str] = []
         self._next_check = CHECK_EVERY
         self._hits_before = [0, 0]
@@ -184,19 +188,19 @@ class OutputScanner:
     def _clean(self, text: str, *, is_end: bool) -> str:
         came_at = self._base + len(self._text)
         cleaned, unseen = self._cleaner.feed(text, self._text[-1:], is_end=is_end)
-        self._notes += [
-            (came_at + each.at, Finding(each.check, each.rule, action="redact")) for each in unseen
-        ]
+        for each in unseen:
+            self._note(came_at + each.at, Finding(each.check, each.rule, action="redact"))
         return cleaned
 
     def _take_in_parts(self, text: str) -> str:
         """Take it so that no part goes over a place where the whole is looked at."""
         left: list[str] = []
-        while text and not self._is_over:
+        at = 0
+        while at < len(text) and not self._is_over:
             room = self._next_check - self._base - len(self._text)
-            left.append(self._take(text[:room], is_end=False))
-            text = text[room:]
-        self._not_fed += text
+            left.append(self._take(text[at : at + room], is_end=False))
+            at += room
+        self._not_fed += text[at:]
         return "".join(left)
 
     def _take(self, piece: str, *, is_end: bool) -> str:
@@ -215,9 +219,15 @@ class OutputScanner:
             else:
                 self._patterns_at[index] = patterns.next_at(self._patterns_at[index], end)
         copies = self._copies
-        copies.take(squeeze(piece))
+        squeezed = squeeze(piece)
+        if self._blank_chars + len(piece) > MOST_BLANK:
+            self._part(piece)
+        copies.take(squeezed)
+        self._blank_chars = _blank_end(piece) if squeezed else self._blank_chars + len(piece)
         if copies.holds_from < copies.total and not is_end:
-            decided = min(decided, self._place(copies.holds_from))
+            if copies.holds_from != self._held_from:
+                self._held_from, self._held_place = copies.holds_from, self._place(copies.holds_from)
+            decided = min(decided, self._held_place)
         if len(copies.cuts) > self._copies_told:
             self._tell_copies()
         self._recent.append(piece)
@@ -231,6 +241,12 @@ class OutputScanner:
                 return self._stop()
             decided = min(decided, place)
         return self._leave(decided)
+
+    def _part(self, piece: str) -> None:
+        """Part what stands before from what comes after, where there is too much of nothing in between."""
+        leading = next((at for at, letter in enumerate(piece) if squeeze(letter)), len(piece))
+        if self._blank_chars <= MOST_BLANK < self._blank_chars + leading:
+            self._copies.take(b"\0")
 
     def _decide_links(self, *, is_end: bool) -> int:
         """Let links be looked at; return up to where all is decided."""
@@ -276,7 +292,7 @@ class OutputScanner:
         for place, check in self._copies.cuts[self._copies_told :]:
             if check == "prompt_leak" and self._rules.prompt_leak != "withhold":
                 if self._rules.prompt_leak == "flag":
-                    self._notes.append((self._place(place), Finding(check, "copy", action="flag")))
+                    self._note(self._place(place), Finding(check, "copy", action="flag"))
                 continue
             self._cut(self._place(place), Finding(check, "copy", action="refuse"))
         self._copies_told = len(self._copies.cuts)
@@ -299,7 +315,7 @@ class OutputScanner:
             if self._rules.prompt_leak == "withhold":
                 self._cut(end, Finding("prompt_leak", "phrases", action="refuse"))
             else:
-                self._notes.append((end, Finding("prompt_leak", "phrases", action="flag")))
+                self._note(end, Finding("prompt_leak", "phrases", action="flag"))
 
     def _cut(self, place: int, finding: Finding) -> None:
         self._cuts.append((place, _RANKS.index(finding.check), finding))
@@ -347,7 +363,15 @@ class OutputScanner:
                 after += 1
             is_whole = end <= place and (end < came or self._is_ended or not new.endswith("]"))
             if not is_whole:
-                place = start
+                if (
+                    edits[done].is_swallowed and after == done + 1
+                ):  # nothing leaves of it, however much is there
+                    parts.append(text[at - base : start - base])
+                    self._found[Finding(edits[done].check, edits[done].rule, action="redact")] = None
+                    edits[done] = edits[done]._replace(start=place)
+                    at = place
+                else:
+                    place = start
                 break
             if new.endswith("]") and text[end - base : end - base + 1] in ("(", ":"):
                 new += " "  # or our own words would become a link's
@@ -361,10 +385,15 @@ class OutputScanner:
         self._left_at = max(at, place)
         return "".join(parts)
 
+    def _note(self, place: int, finding: Finding) -> None:
+        self._notes[finding] = min(place, self._notes.get(finding, place))
+
     def _tell_notes(self) -> None:
         is_all = self._is_ended and not self.stopped and not self._cuts
-        while self._notes and (is_all or self._notes[0][0] < self._left_at):
-            self._found[self._notes.pop(0)[1]] = None
+        told = [each for each, place in self._notes.items() if is_all or place < self._left_at]
+        for finding in told:
+            del self._notes[finding]
+            self._found[finding] = None
 
     def _forget(self) -> None:
         """Drop what nobody needs any more."""
@@ -389,6 +418,14 @@ class OutputScanner:
             self._found[Finding(check, rule)] = None
         dropped = max(0, at - 1)
         self._flag_text, self._flag_at = self._flag_text[dropped:], at - dropped
+
+
+def _blank_end(piece: str) -> int:
+    """Return how many characters after the last letter or digit there are."""
+    for many, letter in enumerate(reversed(piece)):
+        if squeeze(letter):
+            return many
+    return len(piece)
 
 
 def _start_of(edit: Edit) -> int:

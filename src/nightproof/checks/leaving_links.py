@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from typing import NamedTuple
 
 from nightproof.checks.leaving_urls import TLD_BEGINNINGS, TLDS, Hosts
@@ -50,13 +51,13 @@ _ENTITY_BEGUN = re.compile(r"&(?:#(?:[xX][0-9a-fA-F]{0,8}|[0-9]{0,8})|[A-Za-z][A
 _HIDES = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:/\\.@[]()!#?=%*_`\t\n\r\x1b"
 )
-_HOST_BEFORE = re.compile(r"(?:[^\W_]|[.\-])*\Z")
+_NOT_OF_HOST = re.compile(r"[^\w.\-]|_")
 _LABEL = re.compile(r"(?:[^\W_]|-)*")
 _NO_HOST_BEFORE = frozenset(" \t\n(\"'[{<,/")
 _THREE_NUMBERS = re.compile(r"(?<![\w.])\d{1,3}\.\d{1,3}\.\d{1,3}\Z")
-_HOST = re.compile(
-    r"(?:[^@\s]*@)?(?:(?:(?:[^\W_][\w\-]*|_[\w\-]*)\.)+[^\W_][\w\-]*\.?|localhost)(?::\d*)?", re.IGNORECASE
-)
+# Finders of links take symbols for letters of a host: `//€.example`.
+_LABEL_OF_ANY = r"[^\s!-#%-*,./:;<>?@\[\]\\{}]+"
+_HOST = re.compile(rf"(?:[^@\s]*@)?(?:(?:{_LABEL_OF_ANY}\.)+{_LABEL_OF_ANY}|localhost)", re.IGNORECASE)
 
 
 class Edit(NamedTuple):
@@ -265,7 +266,7 @@ class LinkScanner:
 
     def _dot(self, at: int) -> int:
         text = self._text
-        is_www = text[max(0, at - 3) : at].lower() == "www" and (at == 3 or not _is_word(text[at - 4]))
+        is_www = text[max(0, at - 3) : at].lower() == "www" and not (at > 3 and _is_of_host(text[at - 4]))
         start = at - 3 if is_www else at
         if at + 1 == len(text):
             return at + 1 if self._is_end else ~start
@@ -287,9 +288,9 @@ class LinkScanner:
             is_address = name.isdigit() and len(name) < 4 and _THREE_NUMBERS.search(text, max(0, at - 12), at)
             if not is_address:
                 return at + 1
-        before = _HOST_BEFORE.search(text, max(0, at - 253), at)
-        host = (before[0] if before else "") + text[at:end]
-        if self._hosts.admits(host):
+        begins = at - len(_NOT_OF_HOST.split(text[max(0, at - 253) : at])[-1])
+        is_whole = begins == 0 or not _is_of_host(text[begins - 1])
+        if is_whole and self._hosts.admits(text[begins:end]):
             return at + 1
         return self._edit(at, at + 1, "[.]", rule="bare_host")
 
@@ -303,3 +304,10 @@ def _is_begun(rest: str, begun: re.Pattern[str], window: str) -> bool:
 
 def _is_word(letter: str) -> bool:
     return letter.isascii() and letter.isalnum()
+
+
+def _is_of_host(letter: str) -> bool:
+    """Say whether a letter before a host name makes it another one."""
+    if letter.isascii():
+        return letter.isalnum() or letter in ".-"
+    return unicodedata.category(letter)[0] not in "ZP"

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from nightproof.base.clock import utc_us
 from nightproof.base.errors import NightproofError
-from nightproof.cli import show
+from nightproof.cli import drill_target, show
 from nightproof.drills.drill import Drill, NotRun
 from nightproof.drills.observed import Result
 from nightproof.drills.report import report as reports
@@ -26,6 +26,7 @@ from nightproof.drills.run import Suite, describe_folder
 from nightproof.drills.soak import soak, span_s
 from nightproof.drills.stage import STAGE_SETTINGS
 from nightproof.drills.suite import all_drills, choose
+from nightproof.drills.target.scene import TargetDrill
 
 
 @click.command()
@@ -41,6 +42,7 @@ from nightproof.drills.suite import all_drills, choose
 @click.option(
     "--against", type=click.Path(path_type=Path, dir_okay=False), help="An earlier report: what got worse?"
 )
+@drill_target.options
 @click.option("--keep-stage", is_flag=True, hidden=True, help="Leave the stage's folder, to look at it.")
 def drill(
     folder: Path | None,
@@ -54,13 +56,30 @@ def drill(
     html: Path | None,
     against: Path | None,
     keep_stage: bool,
+    **target: Any,
 ) -> None:
     """Break a service on purpose, and report what was contained, recorded, alerted and recovered from.
 
     The service is started in a stage of its own: own state, own ports on loopback, own receiver of alerts. Your
     folder, state and servers are not touched, no root is needed, and all is undone, also on Ctrl-C. Exit 0 when all
     that applied held, 1 when something fell short.
+
+    With --target a server that runs already is drilled from outside, any server: what callers and its health paths
+    can show of it.
     """
+    if target["target"] is not None:
+        if folder is not None or quick or span is not None:
+            raise click.UsageError("--target takes no folder, no --quick and no --soak.")
+        wanted = drill_target.Wanted(**target, only=only, seed=seed)
+        if list_them:
+            _list(drill_target.chosen(wanted), as_json=as_json)
+            return
+        earlier = reports.read_report(against) if against is not None else None
+        progress = _Progress(len(drill_target.chosen(wanted)), is_quiet=as_json)
+        with progress:
+            made = drill_target.run(wanted, say=progress.say, done=progress.done)
+        _tell(made, earlier, as_json=as_json, junit=junit, html=html)
+        return
     chosen = choose(only, quick=quick)
     if list_them:
         _list(all_drills() if not only and not quick else chosen, as_json=as_json)
@@ -76,7 +95,13 @@ def drill(
     declared = describe_folder(folder.resolve(), Path(tempfile.gettempdir()))
     progress = _Progress(len(chosen), is_quiet=as_json)
     suite = Suite(
-        folder.resolve(), declared, seed=seed, say=progress.say, keep=keep_stage, on_result=progress.done
+        folder.resolve(),
+        declared,
+        seed=seed,
+        say=progress.say,
+        keep=keep_stage,
+        closes_books=soak_s is not None,
+        on_result=progress.done,
     )
     with progress:
         if soak_s is None:
@@ -95,6 +120,18 @@ def drill(
         quick=quick,
         stage_settings=STAGE_SETTINGS,
     )
+    _tell(made, earlier, as_json=as_json, junit=junit, html=html)
+
+
+def _tell(
+    made: reports.Report,
+    earlier: reports.Report | None,
+    *,
+    as_json: bool,
+    junit: Path | None,
+    html: Path | None,
+) -> None:
+    """Write and print a report; exit with 1 where something fell short or got worse."""
     changes = reports.compare(earlier, made) if earlier is not None else []
     for file, content in ((junit, as_junit(made)), (html, as_html(made, changes).encode())):
         if file is not None:
@@ -155,18 +192,18 @@ class _Progress:
             show.errors.print(f"  [{colour}]{result.word}[/] {result.name}{why}")
 
 
-def _list(drills: Sequence[Drill | NotRun], *, as_json: bool) -> None:
+def _list(drills: Sequence[Drill | NotRun | TargetDrill], *, as_json: bool) -> None:
     told = [
         {
             "name": one.name,
             "group": one.group,
             "breaks": one.breaks,
             "proves": list(one.proves),
-            "runbook": one.proves[0] if one.proves else "",
+            "runbook": one.runbook,
             "frameworks": list(one.frameworks),
             "quick": isinstance(one, Drill) and one.is_quick,
-            "runs": isinstance(one, Drill),
-            "why_not": "" if isinstance(one, Drill) else one.why,
+            "runs": not isinstance(one, NotRun),
+            "why_not": one.why if isinstance(one, NotRun) else "",
         }
         for one in drills
     ]

@@ -66,6 +66,8 @@ class Drill:
     """It says something about a chat service only."""
     in_soak: bool = False
     """Leaves the stage as it was, whatever was broken before it: fit for hours of random faults."""
+    ends_server: bool = False
+    """The server is another process afterwards; a soak does it seldom, so that its memory can be watched."""
     spoils_stage: bool = False
     """The next drill needs a stage of its own."""
     frameworks: tuple[str, ...] = ()
@@ -90,3 +92,8 @@ class NotRun:
     why: str
     word: str = "could not run"
     frameworks: tuple[str, ...] = ()
+
+    @property
+    def runbook(self) -> str:
+        """Name the page that the person on call would open."""
+        return self.proves[0] if self.proves else ""

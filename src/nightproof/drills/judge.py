@@ -156,6 +156,8 @@ def detected_s(seen: Observations) -> float | None:
 
 
 def _recorded(promise: Promise, seen: Observations) -> Verdict:
+    if promise.no_record_why:
+        return Verdict(aspect="recorded", word="not applicable", promised=promise.no_record_why)
     records = seen.records
     short: list[str] = []
     if records.missing:
@@ -164,16 +166,17 @@ def _recorded(promise: Promise, seen: Observations) -> Verdict:
         short.append(f"the log does not verify: {records.verified}")
     if not records.balances:
         short.append(f"the books do not balance: {records.balance}")
-    if promise.recorded_as and not records.failures.get(promise.recorded_as):
-        short.append(f"no record names {promise.recorded_as}")
+    names = promise.recorded_names
+    if names and not any(records.failures.get(name) for name in names):
+        short.append(f"no record names {' or '.join(names)}")
     wanted = "each answered call has its record, and the log verifies"
-    if promise.recorded_as:
-        wanted += f"; {promise.recorded_as} is in it"
+    if names:
+        wanted += f"; {' or '.join(names)} is in it"
     told = (
         f"{records.acknowledged - records.missing} of {records.acknowledged} acknowledged calls are recorded"
     )
-    if promise.recorded_as:
-        told += f"; {records.failures.get(promise.recorded_as, 0)} × {promise.recorded_as}"
+    found = {name: records.failures[name] for name in names if records.failures.get(name)}
+    told += "".join(f"; {count} × {name}" for name, count in found.items())
     return _verdict("recorded", promise=wanted, told=told, short=short, seen=seen)
 
 

@@ -14,7 +14,7 @@ import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import orjson
@@ -27,16 +27,37 @@ from nightproof.drills.observed import Call, Ending
 
 _MOST_CONNECTIONS = 2_000
 _LONGEST_HEAD_BYTES = 1 << 16
+_LONGEST_BODY_BYTES = 1 << 24
+
+
+class Door(Protocol):
+    """Where and how a server is asked, and how its answers are read."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def tls(self) -> ssl.SSLContext | None: ...
+
+    def request(self, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> bytes:
+        """Write a whole request."""
+
+    def read(self, answer: Answer, *, sent_s: float, took_s: float) -> Call:
+        """Say how a call ended, from what its caller was told."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a service is asked, and with whose key."""
+    """Where a service of a stage is asked, and with whose key."""
 
     port: int
     service: str
     key: str
     tls: ssl.SSLContext | None = None
+    host: str = "127.0.0.1"
     chat: bool = False
     """It is asked in OpenAI's protocol."""
 
@@ -53,6 +74,10 @@ class Place:
             f"authorization: Bearer {self.key}\r\ncontent-type: application/json\r\n{more}"
             f"content-length: {len(body)}\r\n\r\n"
         ).encode() + body
+
+    def read(self, answer: Answer, *, sent_s: float, took_s: float) -> Call:
+        """Read an answer of the native protocol."""
+        return classify(answer, sent_s=sent_s, took_s=took_s)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -108,7 +133,7 @@ def classify(answer: Answer, *, sent_s: float, took_s: float) -> Call:
         by=str(degraded.get("by", "")) if isinstance(degraded, dict) else "",
         id=answer.headers.get("x-request-id", ""),
         release=str(told.get("release", "")),
-        output=_digest(told.get("output")) if ending == "answered" else "",
+        output=digest(told.get("output")) if ending == "answered" else "",
     )
 
 
@@ -119,7 +144,7 @@ def _status(status: int, failure: str) -> int:
     return status if status != 200 else 500
 
 
-def _digest(output: object) -> str:
+def digest(output: object) -> str:
     """Name an answer by what it says; the last digits of a number may differ with the batch that it came in."""
     output = _rounded(output)
     return hashlib.sha256(orjson.dumps(output, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
@@ -140,20 +165,30 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
     headers = {
         name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name
     }
-    status = int(first.split(" ")[1])
-    if headers.get("transfer-encoding", "") == "chunked":
-        return Answer(status, headers, await _read_chunks(reader))
-    return Answer(status, headers, await reader.readexactly(int(headers.get("content-length", "0"))))
+    return Answer(int(first.split(" ")[1]), headers, await _read_body(reader, first, headers))
 
 
-async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
-    """Read a body in chunks; where it is cut, what came of it is what its caller has."""
+async def _read_body(reader: asyncio.StreamReader, first: str, headers: dict[str, str]) -> bytes:
+    """Read a body of announced length, in chunks, or up to the end of the connection."""
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        return await _read_chunks(reader, is_stream="event-stream" in headers.get("content-type", ""))
+    if "content-length" in headers:
+        return await reader.readexactly(int(headers["content-length"]))
+    is_last = first.startswith("HTTP/1.0") or headers.get("connection", "").lower() == "close"
+    return await reader.read(_LONGEST_BODY_BYTES) if is_last else b""
+
+
+async def _read_chunks(reader: asyncio.StreamReader, *, is_stream: bool) -> bytes:
+    """Read a body in chunks; of a stream that is cut, what came of it is what its caller has."""
     body = b""
     try:
-        while size := int(await reader.readuntil(b"\r\n"), 16):
+        while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
             body += (await reader.readexactly(size + 2))[:-2]
-        await reader.readuntil(b"\r\n")
+        while await reader.readuntil(b"\r\n") != b"\r\n":
+            pass  # trailers
     except (OSError, asyncio.IncompleteReadError) as error:
+        if not is_stream:
+            raise
         return body + (error.partial if isinstance(error, asyncio.IncompleteReadError) else b"")
     return body
 
@@ -163,7 +198,7 @@ class Crowd:
 
     def __init__(
         self,
-        place: Place,
+        place: Door,
         bodies: Sequence[bytes],
         *,
         rate_per_s: float,
@@ -228,7 +263,7 @@ class Crowd:
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             self._note(Call(sent_s=due_s, took_s=monotonic_s() - due_s, ending="lost"))
         else:
-            call = classify(answer, sent_s=due_s, took_s=monotonic_s() - due_s)
+            call = self._place.read(answer, sent_s=due_s, took_s=monotonic_s() - due_s)
             self._note(msgspec.structs.replace(call, asked=asked))
 
     def _note(self, call: Call) -> None:
@@ -238,7 +273,7 @@ class Crowd:
         connection = self._from_pool()
         if connection is None:
             connection = await asyncio.open_connection(
-                "127.0.0.1", self._place.port, ssl=self._place.tls, limit=_LONGEST_HEAD_BYTES
+                self._place.host, self._place.port, ssl=self._place.tls, limit=_LONGEST_HEAD_BYTES
             )
         reader, writer = connection
         is_whole = False
@@ -265,7 +300,7 @@ class Crowd:
 
 
 def ask_all(
-    place: Place, requests: Sequence[bytes], *, at_once: int = 8, patience_s: float = 10.0
+    place: Door, requests: Sequence[bytes], *, at_once: int = 8, patience_s: float = 10.0
 ) -> list[Call]:
     """Send requests in a closed loop, so many at once, and return their endings in order."""
 
@@ -277,7 +312,9 @@ def ask_all(
                 began_s = monotonic_s()
                 try:
                     async with asyncio.timeout(patience_s):
-                        reader, writer = await asyncio.open_connection("127.0.0.1", place.port, ssl=place.tls)
+                        reader, writer = await asyncio.open_connection(
+                            place.host, place.port, ssl=place.tls, limit=_LONGEST_HEAD_BYTES
+                        )
                         try:
                             writer.write(request)
                             answer = await read_answer(reader)
@@ -285,9 +322,9 @@ def ask_all(
                             writer.close()
                 except TimeoutError:
                     return Call(sent_s=began_s, took_s=monotonic_s() - began_s, ending="hung")
-                except (OSError, asyncio.IncompleteReadError, ValueError):
+                except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
                     return Call(sent_s=began_s, took_s=monotonic_s() - began_s, ending="lost")
-                return classify(answer, sent_s=began_s, took_s=monotonic_s() - began_s)
+                return place.read(answer, sent_s=began_s, took_s=monotonic_s() - began_s)
 
         return list(await asyncio.gather(*(one(request) for request in requests)))
 

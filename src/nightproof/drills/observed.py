@@ -67,6 +67,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     is_up: bool
     """It answered at all."""
     is_ready: bool = False
+    is_live: bool = True
+    """What its liveness path said, where that is asked for."""
     conditions: tuple[str, ...] = ()
     workers_ready: int = 0
     memory_bytes: int = 0

@@ -48,15 +48,24 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     say so would be another. Of a chat service, whose upstreams in the stage always say the same."""
     recorded_as: str = ""
     """The failure that the audit log must hold afterwards."""
+    or_recorded: tuple[str, ...] = ()
+    """Failures that count as well: which of several clocks runs over first is chance."""
     alert: str = ""
     """The alert that must arrive, by its failure's name; empty where nobody is to be woken."""
     or_alerts: tuple[str, ...] = ()
     """Failures whose alert says as much: what a page is about may be told by its gravest sign."""
+    no_record_why: str = ""
+    """Why nothing is promised of the audit log: the server has none that could be read."""
     no_alert_why: str = ""
     alert_within_s: float = 0.0
     recover_within_s: float = _RECOVER_WITHIN_S
     ends_within_s: float = _ENDS_WITHIN_S
     """The alert is over by then, once all is well; 0 where it stands for longer on purpose."""
+
+    @property
+    def recorded_names(self) -> tuple[str, ...]:
+        """The failures of which the log must hold one; empty where none is promised."""
+        return (self.recorded_as, *self.or_recorded) if self.recorded_as else ()
 
     @property
     def alerts(self) -> frozenset[str]:
@@ -91,6 +100,7 @@ def promised(
     harmed_at_most: float = 0.0,
     may_lose: bool = False,
     recorded: bool = True,
+    or_recorded: tuple[str, ...] = (),
     alert: str | None = None,
     or_alerts: tuple[str, ...] = (),
     no_alert_why: str = "",
@@ -126,6 +136,7 @@ def promised(
         if answer_within_s is not None
         else declared.deadline_ms / 1_000 + _GRACE_S,
         recorded_as=failure if recorded and entry and entry.statuses else "",
+        or_recorded=or_recorded,
         alert=wanted,
         or_alerts=or_alerts,
         no_alert_why=no_alert_why,
@@ -138,13 +149,16 @@ def promised(
 
 def in_words(promise: Promise) -> str:
     """Say what callers are promised, in one line."""
+    who = (
+        f"all but {promise.harmed_at_most:.0%} of callers get"
+        if promise.harmed_at_most
+        else "every caller gets"
+    )
     words = {
-        "all": "every caller gets the model's own answer",
-        "covered": "every caller gets an answer, the declared fallback's where the model fails",
+        "all": f"{who} the model's own answer",
+        "covered": f"{who} an answer, the declared fallback's where the model fails",
         "named": f"a caller who gets no answer is told why: {', '.join(promise.may_fail)}",
     }[promise.shelter]
-    if promise.harmed_at_most:
-        words += f", but at most {promise.harmed_at_most:.0%}"
     if promise.may_lose:
         words += ", or finds his connection cut"
     return f"{words}; nobody waits longer than {promise.answer_within_s:.2g} s"

@@ -7,7 +7,6 @@ the latest before the stage is closed: waiting for it would make up most of the 
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from nightproof.drills.kinds import why_not
 from nightproof.drills.load import Crowd
 from nightproof.drills.observed import Call, Claim, Marks, Observations, Records, Result, Sample, Told
 from nightproof.drills.promise import Promise
+from nightproof.drills.results import judged, not_run, place_of
 from nightproof.drills.scene import Scene
 from nightproof.drills.stage import Ran, Stage, StageFailed, pause
 from nightproof.drills.upstreams import USUAL_TEXT
@@ -76,8 +76,10 @@ class Suite:
         seed: int,
         say: Say,
         keep: bool = False,
+        closes_books: bool = False,
         on_result: Callable[[Result], None],
     ) -> None:
+        """Make a suite; `closes_books` keeps to one stage as long as it can, and closes its books at its end."""
         self.results: list[Result] = []
         self._folder = folder
         self._declared = declared
@@ -86,6 +88,10 @@ class Suite:
         self._say = say
         self._keep = keep
         self._on_result = on_result
+        self.books: list[Claim] = []
+        """The books of each stage that was closed, where they are wanted."""
+        self._closes_books = closes_books
+        self._past_samples: list[Sample] = []
         self._stage: Stage | None = None
         self._open: list[Open] = []
         self._pace = _CHAT_PACE if declared.chat is not None else 1.0
@@ -103,6 +109,9 @@ class Suite:
         """Wait for the alerts that are still to end, and close the stage."""
         try:
             self._settle()
+            if self._stage is not None and self._closes_books:
+                self._past_samples += self._stage.lookout.samples if self._stage.lookout else []
+                self.books.append(_closed_books(self._stage))
         finally:
             if self._stage is not None:
                 self._stage.close()
@@ -120,28 +129,30 @@ class Suite:
     def run_one(self, drill: Drill | NotRun, *, name: str = "") -> None:
         """Run one drill; `name` is what its result is called where it is run more than once."""
         if isinstance(drill, NotRun):
-            self.add(_not_run(drill, drill.word, drill.why))
+            self.add(not_run(drill, drill.word, drill.why))
             return
         if why := self._why_not(drill):
-            self.add(_not_run(drill, "not applicable", why))
+            self.add(not_run(drill, "not applicable", why))
             return
         began_s = monotonic_s()
         self._say("drill", drill.name)
         try:
             stage = self._stage_for(drill)
             if not self._is_quiet(drill, stage):
+                if self._closes_books:
+                    return  # it would need another stage: something else will do
                 self.close()
                 stage = self._stage_for(drill)
             opened = self._conduct(drill, stage)
         except NotApplicable as reason:
-            self.add(_not_run(drill, "not applicable", str(reason), took_s=monotonic_s() - began_s))
+            self.add(not_run(drill, "not applicable", str(reason), took_s=monotonic_s() - began_s))
         except CannotRun as reason:
-            self.add(_not_run(drill, "could not run", str(reason), took_s=monotonic_s() - began_s))
+            self.add(not_run(drill, "could not run", str(reason), took_s=monotonic_s() - began_s))
         except StageFailed as error:
             self._drop_stage()
-            self.add(_not_run(drill, "could not run", f"{error.text} {error.hint}".strip()))
+            self.add(not_run(drill, "could not run", f"{error.text} {error.hint}".strip()))
         except Exception as error:  # noqa: BLE001 - a border: one drill's mistake must not cost the others' results
-            self.add(_not_run(drill, "could not run", _place_of(error), took_s=monotonic_s() - began_s))
+            self.add(not_run(drill, "could not run", place_of(error), took_s=monotonic_s() - began_s))
             self.close()
         else:
             opened.ended_s, opened.name = monotonic_s(), name or drill.name
@@ -239,7 +250,8 @@ class Suite:
         while True:
             books = read_books(stage.state, first_seq)
             failures = books.failures
-            if not promise.recorded_as or failures[promise.recorded_as] or monotonic_s() > until_s:
+            names = promise.recorded_names
+            if not names or any(failures[name] for name in names) or monotonic_s() > until_s:
                 break
             pause(_LOOK_AGAIN_S)
         return audit(stage, file, {name: count for name, count in failures.items() if name})
@@ -314,26 +326,7 @@ class Suite:
 
     def _judged(self, opened: Open, *, took_s: float, is_last: bool = False) -> Result:
         seen = self._observations(opened, is_last=is_last)
-        verdicts = judge.judge(opened.promise, seen)
-        word = judge.worst(one.word for one in verdicts)
-        drill = opened.drill
-        short = [one for one in verdicts if one.word in ("fell short", "not restored")]
-        return Result(
-            name=opened.name,
-            group=drill.group,
-            breaks=drill.breaks,
-            word=word,
-            why=short[0].seen if short else "",
-            verdicts=verdicts,
-            harm=judge.harm(judge.under_fault(seen), before=judge.before_fault(seen)),
-            proves=drill.proves,
-            runbook=drill.runbook,
-            frameworks=drill.frameworks,
-            took_s=round(took_s, 1),
-            claims=tuple(seen.claims),
-            notes=tuple(seen.notes),
-            timeline=judge.timeline(opened.promise, seen),
-        )
+        return judged(opened.drill, opened.promise, seen, name=opened.name, took_s=took_s)
 
     def _observations(self, opened: Open, *, is_last: bool) -> Observations:
         scene, begin_s = opened.scene, opened.scene.began_s
@@ -387,34 +380,31 @@ class Suite:
             self._stage = None
 
     def samples(self) -> list[Sample]:
-        """Return what was seen of the present stage's server from outside; empty where there is none."""
-        lookout = self._stage.lookout if self._stage is not None else None
-        return [] if lookout is None else list(lookout.samples)
-
-    def finish(self) -> Claim:
-        """Stop the stage's server in order and close its books: every run that said goodbye must balance."""
-        self._settle()
-        stage = self._stage
-        if stage is None or stage.server is None:
-            return Claim(
-                aspect="recorded", what="the books", promised="balance", seen="there are none", holds=False
-            )
-        code = stage.server.pause()
-        ran = stage.run("audit", "reconcile", "--json")
-        books = ran.json or {}
-        runs = books.get("runs", [])
-        recorded = sum(one["requests"] + one["shared"] for one in runs)
-        told = f"exit {code}; {recorded} requests in {len(runs)} runs; " + (
-            "; ".join(books.get("why", ())) or "balanced"
-        )
-        holds = code == 0 and bool(books.get("ok"))
-        return Claim(
-            aspect="recorded", what="the books", promised="balance after the stop", seen=told, holds=holds
-        )
+        """Return what was seen of the servers from outside, in all stages whose books were closed."""
+        return list(self._past_samples)
 
     def add(self, result: Result) -> None:
         self.results.append(result)
         self._on_result(result)
+
+
+def _closed_books(stage: Stage) -> Claim:
+    """Stop a stage's server in order and close its books: every run that said goodbye must balance."""
+    if stage.server is None:
+        return Claim(
+            aspect="recorded", what="the books", promised="balance", seen="there are none", holds=False
+        )
+    code = stage.server.pause()
+    ran = stage.run("audit", "reconcile", "--json")
+    books = ran.json or {}
+    runs = books.get("runs", [])
+    recorded = sum(one["requests"] + one["shared"] for one in runs)
+    why = "; ".join(books.get("why", ())) or ("balanced" if books.get("ok") else ran.err.strip()[-200:])
+    told = f"exit {code}; {recorded} requests in {len(runs)} runs: {why}"
+    holds = code == 0 and bool(books.get("ok"))
+    return Claim(
+        aspect="recorded", what="the books", promised="balance after the stop", seen=told, holds=holds
+    )
 
 
 def audit(stage: Stage, acknowledged: Path, failures: dict[str, int]) -> Records:
@@ -433,12 +423,6 @@ def audit(stage: Stage, acknowledged: Path, failures: dict[str, int]) -> Records
     )
 
 
-def _place_of(error: Exception) -> str:
-    """Say what went wrong in the drill itself, and where."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"the drill failed: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
-
-
 def _why_not_verified(ran: Ran) -> str:
     verdict = ran.json or {}
     first = verdict.get("first_bad") or {}
@@ -453,20 +437,6 @@ def _still_firing(promise: Promise, told: Sequence[Told]) -> tuple[str, ...]:
         if one.failure in promise.alerts:
             last[one.alertname, one.service, one.severity] = one.state
     return tuple(sorted({name for (name, _, _), state in last.items() if state == "firing"}))
-
-
-def _not_run(drill: Drill | NotRun, word: str, why: str, *, took_s: float = 0.0) -> Result:
-    return Result(
-        name=drill.name,
-        group=drill.group,
-        breaks=drill.breaks,
-        word="not applicable" if word == "not applicable" else "could not run",
-        why=why,
-        proves=drill.proves,
-        runbook=drill.proves[0] if drill.proves else "",
-        frameworks=drill.frameworks,
-        took_s=round(took_s, 1),
-    )
 
 
 def describe_folder(folder: Path, root: Path) -> Description:

@@ -28,23 +28,11 @@ from nightproof.drills.upstreams import StageUpstreams
 _LOOK_AGAIN_S = 0.05
 
 
-class Scene:
-    """Where one drill happens."""
+class Experiment:
+    """The clock of one drill, what must be undone, and what it claims. Knows nothing of what is broken, or where."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        crowd: Crowd,
-        *,
-        declared: Description,
-        inputs: Inputs,
-        promise: Promise,
-        seed: int = 0,
-    ) -> None:
-        self.stage = stage
+    def __init__(self, crowd: Crowd, *, promise: Promise, seed: int = 0) -> None:
         self.crowd = crowd
-        self.declared = declared
-        self.inputs = inputs
         self.promise = promise
         self.seed = seed
         self.began_s = monotonic_s()
@@ -58,7 +46,6 @@ class Scene:
         self.notes: list[str] = []
         self.trouble: list[str] = []
         """What could not be undone."""
-        self._marked: Marked | None = None
         self._undo: list[tuple[str, Callable[[], object]]] = []
 
     # -- the fault ----------------------------------------------------------------------------
@@ -85,6 +72,50 @@ class Scene:
                 how()
             except Exception as error:  # noqa: BLE001 - a border: the rest must be undone too, and this is told
                 self.trouble.append(f"{what}: {type(error).__name__}: {error}")
+
+    # -- waiting ------------------------------------------------------------------------------
+
+    @property
+    def since_fault_s(self) -> float:
+        """The seconds since the fault began."""
+        return monotonic_s() - (self.fault_s if self.fault_s is not None else self.began_s)
+
+    def hold(self, seconds: float) -> None:
+        """Let it be broken for a while; the crowd goes on asking."""
+        pause(seconds)
+
+    def until(self, holds: Callable[[], object], *, within_s: float) -> float | None:
+        """Wait until something holds; return the seconds since the fault, or None if it did not in time."""
+        until_s = monotonic_s() + within_s
+        while not holds():
+            if monotonic_s() > until_s:
+                return None
+            pause(_LOOK_AGAIN_S)
+        return self.since_fault_s
+
+    def claim(self, claim: Claim) -> None:
+        """Add what this drill alone promises."""
+        self.claims.append(claim)
+
+
+class Scene(Experiment):
+    """Where one drill of a stage happens."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        crowd: Crowd,
+        *,
+        declared: Description,
+        inputs: Inputs,
+        promise: Promise,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(crowd, promise=promise, seed=seed)
+        self.stage = stage
+        self.declared = declared
+        self.inputs = inputs
+        self._marked: Marked | None = None
 
     @property
     def chats(self) -> ChatInputs:
@@ -114,26 +145,6 @@ class Scene:
         """Have the model misbehave until the fault ends."""
         self.undo("the model's cue", lambda: self.stage.cue(None))
         self.stage.cue(cue)
-
-    # -- waiting ------------------------------------------------------------------------------
-
-    @property
-    def since_fault_s(self) -> float:
-        """The seconds since the fault began."""
-        return monotonic_s() - (self.fault_s if self.fault_s is not None else self.began_s)
-
-    def hold(self, seconds: float) -> None:
-        """Let it be broken for a while; the crowd goes on asking."""
-        pause(seconds)
-
-    def until(self, holds: Callable[[], object], *, within_s: float) -> float | None:
-        """Wait until something holds; return the seconds since the fault, or None if it did not in time."""
-        until_s = monotonic_s() + within_s
-        while not holds():
-            if monotonic_s() > until_s:
-                return None
-            pause(_LOOK_AGAIN_S)
-        return self.since_fault_s
 
     def hold_until_alert(self, *, at_least_s: float = 2.0) -> None:
         """Let it be broken until its alert has arrived, at most for as long as that may take."""
@@ -214,7 +225,3 @@ class Scene:
         """Find that record before the fault begins."""
         self._marked = self.marked()
         return self._marked
-
-    def claim(self, claim: Claim) -> None:
-        """Add what this drill alone promises."""
-        self.claims.append(claim)

@@ -7,6 +7,7 @@ grows.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 from nightproof.base.clock import monotonic_s
@@ -14,7 +15,10 @@ from nightproof.drills import judge
 from nightproof.drills.drill import Drill, NotRun
 from nightproof.drills.observed import Claim, Result, Sample, Verdict
 from nightproof.drills.run import Suite
+from nightproof.drills.stage import pause
 
+_SELDOM = 0.2
+_BETWEEN_S = 0.2
 _WARM_S = 60.0
 _LEAST_SAMPLES = 40
 _MOST_GROWTH_MB_PER_H = 20.0
@@ -28,15 +32,16 @@ def soak(suite: Suite, drills: Sequence[Drill | NotRun], *, seconds: float, seed
     # It only chooses what is broken next; nothing secret depends on it.
     draw = random.Random(seed)  # noqa: S311
     until_s = monotonic_s() + seconds
-    rounds: dict[str, int] = {}
-    samples: list[Sample] = []
+    rounds: Counter[str] = Counter()
+    weights = [_SELDOM if drill.ends_server else 1.0 for drill in fit]
     while monotonic_s() < until_s and fit:
-        drill = draw.choice(fit)
-        rounds[drill.name] = rounds.get(drill.name, 0) + 1
+        (drill,) = draw.choices(fit, weights)
+        rounds[drill.name] += 1
         suite.run_one(drill, name=f"{drill.name}#{rounds[drill.name]}")
-        samples = suite.samples() or samples
-    samples = suite.samples() or samples
-    suite.add(result_of(suite.finish(), samples, faults=sum(rounds.values())))
+        pause(_BETWEEN_S)
+    faults = len(suite.results)
+    suite.close()
+    suite.add(result_of(suite.books, suite.samples(), faults=faults))
     return suite.results
 
 
@@ -63,11 +68,11 @@ def slope_mb_per_h(samples: Sequence[Sample]) -> tuple[float, float] | None:
     return slopes[len(slopes) // 2] * 3_600 / 1e6, life[-1].at_s - longest[0].at_s
 
 
-def result_of(books: Claim, samples: Sequence[Sample], *, faults: int) -> Result:
+def result_of(books: Sequence[Claim], samples: Sequence[Sample], *, faults: int) -> Result:
     """Say what all of it came to. Pure."""
     found = slope_mb_per_h(samples)
     notes = [f"{faults} faults"]
-    claims = [books]
+    claims = list(books)
     if found is not None:
         slope, lived_s = found
         notes.append(f"memory of the server: {slope:+.1f} MB/h over {lived_s / 60:.0f} min of one process")

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from nightproof.workers.upstream.command import ServedCommand
 
 _UP_WITHIN_S = 30.0
+_OF_EACH_KIND = (
+    "A word, [a link](https://a.example/b?c=d), <b>, sk-proj-a1B2c3D4e5, 4111 1111 1111 1111, a@b.example.\n"
+)
 _NO_EXTRA = "Install the extra: pip install 'nightproof[chat]'."
 
 
@@ -197,12 +200,17 @@ def _trouble(command: ServedCommand | None) -> str:
 def _compiled(chat: ChatDescription) -> tuple[CompiledRules, PromptShadow, Upstreams]:
     """Load what chat services need, and compile a release's rules."""
     try:
-        from nightproof.checks.leaving import CompiledRules
+        from nightproof.checks.leaving import CompiledRules, OutputScanner
         from nightproof.checks.prompt_shadow import PromptShadow
         from nightproof.checks.text import personal, secrets
         from nightproof.pipeline.upstreams import Upstreams
         from nightproof.workers.upstream import http1  # noqa: F401 - takes long, and is asked for on the loop next
     except ImportError as error:
         raise DeclarationError(f"Chat services need {error.name}.", hint=_NO_EXTRA) from error
+    shadow = PromptShadow(chat.prompt, chat.output.sayable)
     rules = CompiledRules(chat.output, secrets=secrets.patterns(), personal=personal.patterns())
-    return rules, PromptShadow(chat.prompt, chat.output.sayable), Upstreams(Deadlines())
+    # The first look at each kind of text makes the patterns ready, which takes long: no caller waits for it.
+    scanner = OutputScanner(rules, canary="", prompt=shadow)
+    scanner.feed(_OF_EACH_KIND)
+    scanner.end()
+    return rules, shadow, Upstreams(Deadlines())

@@ -6,14 +6,17 @@ Knows one release and one request; whether the answer leaves whole or in pieces 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgspec
 import orjson
 
 from nightproof.base.clock import monotonic_s, utc_us
 from nightproof.checks.canary import prompt_with_canary
+from nightproof.checks.chat_tasks import Finding
 from nightproof.checks.leaving import OutputScanner
+from nightproof.checks.leaving_json import scan_json
 from nightproof.checks.tool_calls import canonical_arguments, judge_tools
 from nightproof.pipeline.chat_inspect import facts_of, look_over
 from nightproof.pipeline.chat_shape import fits_asked_schema
@@ -21,6 +24,19 @@ from nightproof.pipeline.chat_values import ChatAnswer, ChatRequest
 from nightproof.pipeline.house import House
 from nightproof.pipeline.story import Story
 from nightproof.workers.upstream.values import Completion, UpstreamCall, UpstreamFault, Usage
+
+
+class Looked(Protocol):
+    """What was found in a text that has been looked at whole."""
+
+    @property
+    def stopped(self) -> str:
+        """Why it may not leave; empty where it may."""
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Everything that was found."""
+
 
 _encode = msgspec.json.Encoder().encode
 _CHARS_PER_TOKEN = 4
@@ -133,12 +149,12 @@ def judge_whole(
     completion: Completion, request: ChatRequest, story: Story, house: House
 ) -> ChatAnswer | None:
     """Let what may leave of a whole answer leave; None where it is withheld and the item says why."""
-    scanners = []
+    looked = []
     texts = ["", ""]
     for place, text in enumerate((completion.text, completion.refusal)):
         if text:
-            scanners.append(scanner_of(request))
-            texts[place] = scanners[-1].feed(text) + scanners[-1].end()
+            texts[place], found = _scanned(text, request, is_json=not place and is_json_asked(request))
+            looked.append(found)
     answer = ChatAnswer(
         content=texts[0],
         refusal=texts[1],
@@ -148,22 +164,30 @@ def judge_whole(
         output_tokens=completion.usage.output_tokens,
         model=completion.model,
     )
-    if not may_leave(answer, scanners, request, story, house):
+    if not may_leave(answer, looked, request, story, house):
         facts_of(story).withheld = completion.text or orjson.dumps(completion.tool_calls).decode()
         return None
     return answer
 
 
+def _scanned(text: str, request: ChatRequest, *, is_json: bool) -> tuple[str, Looked]:
+    """Return what may leave of a whole text, and what was found; of JSON by what it means, not how it is written."""
+    if is_json and (found := scan_json(text, lambda: scanner_of(request))) is not None:
+        return found.text, found
+    scanner = scanner_of(request)
+    return scanner.feed(text) + scanner.end(), scanner
+
+
 def may_leave(
-    answer: ChatAnswer, scanners: list[OutputScanner], request: ChatRequest, story: Story, house: House
+    answer: ChatAnswer, looked: Sequence[Looked], request: ChatRequest, story: Story, house: House
 ) -> bool:
-    """Judge an answer whose texts have gone through the scanners: stopped, empty, or with tools that may not be called.
+    """Judge an answer whose texts have been scanned: stopped, empty, or with tools that may not be called.
 
     The same for streamed and whole answers: it is asked once all of it is there.
     """
     item, facts = request.item, facts_of(story)
     facts.is_refusal = bool(answer.refusal)
-    for scanner in scanners:
+    for scanner in looked:
         # That a part is empty is no finding: there may be a tool call, or a refusal, in place of a text.
         found = [finding for finding in scanner.findings if finding.check != "empty"]
         facts.findings += found
@@ -245,9 +269,13 @@ async def judge_further(answer: ChatAnswer, request: ChatRequest, story: Story) 
 
 def is_held_whole(request: ChatRequest) -> bool:
     """Say whether an answer can only be judged once all of it is there, so that a stream is held until then."""
-    chat = request.chat.description
+    return request.chat.description.has_output_functions or is_json_asked(request)
+
+
+def is_json_asked(request: ChatRequest) -> bool:
+    """Say whether the answer is to be read as JSON."""
     asked = request.ask.extras.get("response_format") or {}
-    return chat.has_output_functions or chat.is_typed or asked.get("type", "text") != "text"
+    return request.chat.description.is_typed or asked.get("type", "text") != "text"
 
 
 def count_usage(usage: Usage, request: ChatRequest, story: Story, house: House) -> None:

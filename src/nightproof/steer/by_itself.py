@@ -26,9 +26,15 @@ _SHOWN_S = 3_600.0
 """For so long what was done by itself stands as a condition, unless somebody acts on the service before."""
 
 
+_AGAIN_FIRST_S, _AGAIN_MOST_S = 5.0, 60.0
+"""Pauses between tries to go back: what stood in the way (a store that was away, a full disk) may be gone."""
+
+
 class _Stuck(msgspec.Struct, frozen=True):
     why: str
     by_golden: bool
+    pause_s: float
+    again_s: float
 
 
 class ByItself:
@@ -44,13 +50,17 @@ class ByItself:
             failure=failure, service=service, since_s=monotonic_s() - ago_s, detail=detail
         )
 
-    def could_not(self, service: str, why: str, *, by_golden: bool) -> None:
-        """Take in that the live release should go back, and why it cannot."""
-        self._stuck[service] = _Stuck(why, by_golden)
+    def could_not(self, service: str, why: str, *, by_golden: bool) -> bool:
+        """Take in that the live release should go back, and why it cannot; say whether that is news."""
+        before = self._stuck.get(service)
+        pause_s = _AGAIN_FIRST_S if before is None else min(_AGAIN_MOST_S, 2 * before.pause_s)
+        self._stuck[service] = _Stuck(why, by_golden, pause_s, monotonic_s() + pause_s)
+        return before is None or before.why != why
 
-    def is_stuck(self, service: str) -> bool:
-        """Say whether that is so now; it is not tried again before something changes."""
-        return service in self._stuck
+    def may_try(self, service: str) -> bool:
+        """Say whether to go back may be tried now: it never failed, or its pause is over."""
+        stuck = self._stuck.get(service)
+        return stuck is None or monotonic_s() >= stuck.again_s
 
     def golden_hold_again(self, service: str) -> None:
         """Forget that a release could not go back for its golden cases: they hold."""

@@ -26,7 +26,7 @@ from nightproof.settings.settings import PromotionSettings
 from nightproof.steer.by_itself import BY_ITSELF, ByItself, last_switch, rolled_back, taken_back, taken_off
 from nightproof.steer.plan import Asked, Plan, shares_of
 from nightproof.steer.shown import Done, History, PartShown, ReleaseShown, act_shown, judged, shown
-from nightproof.steer.stage import Promised, Stage
+from nightproof.steer.stage import Promised, Stage, must_be_served, refuse_shadow_of_chat, refused
 from nightproof.storage.registry_store import (
     Changed,
     RegisteredRelease,
@@ -99,17 +99,13 @@ class Helm:
     async def promote(self, who: str, service: str, asked: Asked) -> Done:
         """Bring a release forward: at once, as canary or as shadow. Raises Refusal or NotFound."""
         began_s = monotonic_s()
-        promised = self._must_be_served(service)
+        promised = must_be_served(self._stage, service)
         generation = self._registry.generation(service)
         release = self._judge_asked(service, asked)
-        if asked.way == "shadow" and promised.is_chat:
-            raise _refused(
-                f"{service} is a chat service: a shadow compares answers, and those of an LLM always differ.",
-                "Give it a share of the requests: --canary.",
-                422,
-            )
+        if asked.way == "shadow":
+            refuse_shadow_of_chat(service, promised)
         if (busy := self._promoting.get(service)) is not None:
-            raise _refused(
+            raise refused(
                 f"{busy[0]} is promoting {service} {busy[1]} right now.",
                 "Wait for it, and decide again.",
                 409,
@@ -164,7 +160,7 @@ class Helm:
         Raises Refusal or NotFound.
         """
         began_s = monotonic_s()
-        self._must_be_served(service)
+        must_be_served(self._stage, service)
         generation = self._registry.generation(service)
         before = self._live_label(service)
         trial = self._registry.trial(service)
@@ -185,13 +181,13 @@ class Helm:
                 f"{service} has no release {version}.", hint=f"See `nightproof history {service}`."
             )
         if target is None:
-            raise _refused(
+            raise refused(
                 f"{service} has no release to go back to.",
                 f"`nightproof history {service}` shows all; promote one with `nightproof promote`.",
                 409,
             )
         if target.live:
-            raise _refused(f"{service} {target.label} is live already.", "Nothing was done.", 409)
+            raise refused(f"{service} {target.label} is live already.", "Nothing was done.", 409)
         await self._warm(target, workers="all")
         try:
             if trial is not None and trial.label != target.label:
@@ -369,16 +365,16 @@ class Helm:
                 f"{service} has no release {asked.version}.", hint=f"See `nightproof history {service}`."
             )
         if release.live:
-            raise _refused(f"{service} {asked.version} is live already.", "Nothing was done.", 409)
+            raise refused(f"{service} {asked.version} is live already.", "Nothing was done.", 409)
         if release.latched and not asked.again:
-            raise _refused(
+            raise refused(
                 f"{service} {asked.version} was taken back by itself: {release.latched}",
                 "Mend it and make another release; or promote this one --again, with a reason.",
                 409,
             )
         trial = self._registry.trial(service)
         if trial is not None and not (trial.label == asked.version and asked.way == "now"):
-            raise _refused(
+            raise refused(
                 f"{service} {trial.label} is on trial as {trial.kind}.",
                 f"End that first: `nightproof rollback {service}`.",
                 409,
@@ -387,14 +383,14 @@ class Helm:
             try:
                 steps_from(asked.share, self._steps)
             except ValueError as error:
-                raise _refused(f"{error}.", "Give a part like 5%.", 422) from None
+                raise refused(f"{error}.", "Give a part like 5%.", 422) from None
         return release
 
     async def _warm(self, release: RegisteredRelease, *, workers: Literal["all", "few"]) -> None:
         try:
             await self._stage.warm(release, workers=workers)
         except (StateError, DeclarationError) as error:
-            raise _refused(
+            raise refused(
                 f"{release.service} {release.label} does not load: {error.text}",
                 error.hint or "Nothing was changed.",
                 422,
@@ -519,7 +515,7 @@ class Helm:
         try:
             return await asyncio.to_thread(change)
         except Changed as error:
-            raise _refused(error.text, error.hint, 409) from error
+            raise refused(error.text, error.hint, 409) from error
         except StorageUnavailable as error:
             raise Refusal(
                 f"Nothing was changed: {error.text}", failure="audit_unavailable", hint=error.hint
@@ -602,7 +598,7 @@ class Helm:
         if ruling.standing == "passed":
             watch.terms = None
             self._stage.end_probation(service)
-        elif ruling.standing == "broken" and not self._by_itself.is_stuck(service):
+        elif ruling.standing == "broken" and self._by_itself.may_try(service):
             return lambda: self._roll_back_by_itself(service, ruling.why)
         return None
 
@@ -616,13 +612,13 @@ class Helm:
         why = self._stage.golden_trouble(service, self._live_label(service))
         if not why:
             self._by_itself.golden_hold_again(service)
-        if not why or self._by_itself.is_stuck(service):
+        if not why or not self._by_itself.may_try(service):
             return None
         return lambda: self._roll_back_by_itself(service, why, by_golden=True)
 
     def _say_stuck(self, service: str, release: str, why: str, *, by_golden: bool) -> None:
-        self._by_itself.could_not(service, f"{release}: {why}", by_golden=by_golden)
-        self._observe("no_way_back", service=service, release=release, why=why)
+        if self._by_itself.could_not(service, f"{release}: {why}", by_golden=by_golden):
+            self._observe("no_way_back", service=service, release=release, why=why)
 
     async def _roll_back_by_itself(self, service: str, why: str, *, by_golden: bool = False) -> None:
         """Go back to the release before, and latch the bad one: it does not come back by itself."""
@@ -689,22 +685,8 @@ class Helm:
         watch.live_since_s = monotonic_s() - age_s
         self._stage.begin_probation(service, self._live_label(service), watch.terms)
 
-    def _must_be_served(self, service: str) -> Promised:
-        promised = self._stage.describes(service)
-        if promised is None:
-            raise Refusal(
-                f"Service {service!r} is not served here.",
-                failure="unknown_service",
-                hint="See `nightproof status` for the names.",
-            )
-        return promised
-
     def _live_label(self, service: str) -> str:
         return next((label for label, part in self._stage.parts(service).items() if part == "live"), "")
-
-
-def _refused(text: str, hint: str, status: int) -> Refusal:
-    return Refusal(text, failure="promotion_refused", hint=hint, status=status)
 
 
 def _stands(watch: _Watch, part: str) -> str:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from nightproof.base.errors import Refusal
 from nightproof.releases.judge import Rules
 from nightproof.releases.probation import Counted, Terms
 from nightproof.releases.routing import Split
@@ -80,3 +81,30 @@ class Stage(Protocol):
 
     def warm_standby(self, service: str) -> None:
         """Have the release before loaded again, in the background, if there is one and it is not."""
+
+
+def must_be_served(stage: Stage, service: str) -> Promised:
+    """Return what the live release declares. Raises Refusal where the service is not served here."""
+    promised = stage.describes(service)
+    if promised is None:
+        raise Refusal(
+            f"Service {service!r} is not served here.",
+            failure="unknown_service",
+            hint="See `nightproof status` for the names.",
+        )
+    return promised
+
+
+def refuse_shadow_of_chat(service: str, promised: Promised) -> None:
+    """Raise Refusal where the answers are an LLM's."""
+    if promised.is_chat:
+        raise refused(
+            f"{service} is a chat service: a shadow compares answers, and those of an LLM always differ.",
+            "Give it a share of the requests: --canary.",
+            422,
+        )
+
+
+def refused(text: str, hint: str, status: int) -> Refusal:
+    """Make the refusal of an operator's act on releases."""
+    return Refusal(text, failure="promotion_refused", hint=hint, status=status)

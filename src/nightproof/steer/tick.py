@@ -1,18 +1,69 @@
-"""What happens by itself, on the server's tick: shared summaries become records, and a lost ledger is tried again."""
+"""What happens by itself, on the server's tick: steps that cannot keep each other from being done.
+
+Among them: shared summaries become records, and a lost ledger is tried again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+
+import msgspec
 
 from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable, Ledger
 from nightproof.audit.record import make_entry
 from nightproof.base.clock import utc_us
 from nightproof.base.ids import RequestIds
+from nightproof.watch.health import Component, Health
+from nightproof.watch.log import log
 
 _LINES_PER_ENTRY = 100
 Summaries = Counter[tuple[str, str, str]]
+
+
+class Step(msgspec.Struct, eq=False):
+    """Something that is to be done again and again."""
+
+    name: str
+    do: Callable[[float], object]
+    """Given the present time; what it returns is awaited if it can be. Never waits for long."""
+    every_s: Callable[[], float] = float
+    """The least time between two times; 0: at every tick."""
+    due_s: float = 0.0
+
+
+class Ticking:
+    """Does the steps that are due. One that fails is told in health and done again; the others go on."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._steps = list(steps)
+        self._failing: dict[str, str] = {}
+
+    async def tick(self, now: float) -> None:
+        """Do what is due."""
+        for step in self._steps:
+            if now < step.due_s:
+                continue
+            step.due_s = now + step.every_s()
+            try:
+                doing = step.do(now)
+                if isinstance(doing, Awaitable):
+                    await doing
+            except Exception as error:  # noqa: BLE001
+                # A border: whatever goes wrong now (a store that cannot be read, mostly) is tried again, and nothing
+                # ends the ticking.
+                if step.name not in self._failing:
+                    log("step_failed", level="warning", step=step.name, error=type(error).__name__)
+                self._failing[step.name] = type(error).__name__
+            else:
+                self._failing.pop(step.name, None)
+
+    def health(self, health: Health) -> list[Component]:
+        """Return whether everything that happens by itself does."""
+        why = ", ".join(f"{name} fails: {error}" for name, error in self._failing.items())
+        return [health.see("steps", ok=not why, why=why, needed=False)]
 
 
 async def flush_summaries(summaries: Summaries, ledger: Ledger, ids: RequestIds) -> None:

@@ -10,7 +10,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -91,7 +91,18 @@ class LoadedChat:
 
     def answer(self, items: Sequence[bytes]) -> tuple[list[Answer], bool]:
         """Answer each task by a verdict, as JSON. Each is looked at by itself, so none needs to be alone."""
-        return [self._answer_one(item) for item in items], False
+        if len(items) == 1:
+            return [self._answer_one(items[0])], False
+        begun = [self._begin(item) for item in items]
+        self._inspector.look_ahead(
+            (one.conversation.texts, one.conversation.last_message)
+            for one in begun
+            if isinstance(one, _Begun) and one.conversation is not None and one.conversation.error is None
+        )
+        try:
+            return [one if isinstance(one, Answer) else self._finish(one) for one in begun], False
+        finally:
+            self._inspector.forget_ahead()
 
     def look_at(self, task: InputTask | OutputTask) -> InputVerdict | OutputVerdict:
         """Say what the checks say of one task. Raises what the user's validators raise."""
@@ -137,20 +148,44 @@ class LoadedChat:
         return len(self._golden)
 
     def _answer_one(self, item: bytes) -> Answer:
+        begun = self._begin(item)
+        return begun if isinstance(begun, Answer) else self._finish(begun)
+
+    def _begin(self, item: bytes) -> _Begun | Answer:
+        """Read a task, and the conversation of one in OpenAI's form; a record is read by the user's own validators."""
         try:
             task = task_decoder.decode(item)
-            return Answer(output=task_encoder.encode(self.look_at(task)))
+            if isinstance(task, InputTask) and self._typed is None:
+                return _Begun(task, self._read(task))
+            return _Begun(task, None)
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            # Whatever it is, it is this task's alone.
+            return Answer(failure="check_failed", detail=failed(error).detail)
+
+    def _finish(self, begun: _Begun) -> Answer:
+        try:
+            return Answer(
+                output=task_encoder.encode(self._look_at(begun.task, self._inspector, begun.conversation))
+            )
         except (Exception, SystemExit) as error:  # noqa: BLE001
             # A validator of the user's may raise anything; it must not cost a worker, nor pass.
-            told = failed(error)
-            return Answer(failure="check_failed", detail=told.detail)
+            return Answer(failure="check_failed", detail=failed(error).detail)
 
-    def _look_at(self, task: InputTask | OutputTask, inspector: SeenBefore) -> InputVerdict | OutputVerdict:
-        return self._look_in(task, inspector) if isinstance(task, InputTask) else self._look_out(task)
+    def _look_at(
+        self,
+        task: InputTask | OutputTask,
+        inspector: SeenBefore,
+        conversation: _Conversation | None = None,
+    ) -> InputVerdict | OutputVerdict:
+        if isinstance(task, OutputTask):
+            return self._look_out(task)
+        return self._look_in(task, inspector, conversation)
 
-    def _look_in(self, task: InputTask, inspector: SeenBefore) -> InputVerdict:
+    def _look_in(
+        self, task: InputTask, inspector: SeenBefore, conversation: _Conversation | None
+    ) -> InputVerdict:
         try:
-            conversation = self._read(task)
+            conversation = conversation or self._read(task)
         except ValidationError as error:
             return InputVerdict(failure="invalid_input", errors=field_errors(error))
         if conversation.error is not None:
@@ -227,6 +262,13 @@ class LoadedChat:
                 verdict.output = _NULL
                 break
         return verdict
+
+
+class _Begun(NamedTuple):
+    """A task that was read."""
+
+    task: InputTask | OutputTask
+    conversation: _Conversation | None
 
 
 class _Conversation:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nightproof.checks.inspecting import Inspection, Inspector, Untrusted
 
@@ -48,6 +48,21 @@ class SeenBefore:
             while len(self._clean) > _MOST:
                 self._clean.popitem(last=False)
         return told
+
+    def look_ahead(self, conversations: Iterable[tuple[Sequence[Untrusted], str]]) -> None:
+        """Look at what is new in several requests at once, each given as its texts and its last message's pointer."""
+        self._inspector.look_ahead(
+            one
+            for texts, last_message in conversations
+            for one in texts
+            if not (self._remembers and last_message)
+            or one.pointer.startswith(last_message)
+            or self._digest(one) not in self._clean
+        )
+
+    def forget_ahead(self) -> None:
+        """Forget what was looked at ahead."""
+        self._inspector.forget()
 
     def _knows(self, digest: bytes) -> bool:
         if digest not in self._clean:

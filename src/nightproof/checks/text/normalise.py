@@ -238,4 +238,4 @@ def _text_of(octets: bytes) -> str:
         text = octets[: error.start].decode("utf-8")
     shown = hidden.strip(text)
     readable = sum(map(shown.count, "\n\t")) + sum(map(str.isprintable, shown))
-    return text if readable >= _READABLE_SHARE * len(shown) else ""
+    return text if readable and readable >= _READABLE_SHARE * len(shown) else ""

@@ -50,7 +50,7 @@ _EARLIER = (
 )
 _ORDERS = (
     r"(?:instructions?|instruct|directives?|directions?|prompts?|rules?|guidelines?|commands?|orders?|guidance|programming"
-    r"|constraints?|restrictions?|polic(?:y|ies)|messages?|training|context|conversations?|safeguards?|assignments?|tasks?)"
+    r"|constraints?|restrictions?|polic(?:y|ies)|messages|training|context|conversations?|safeguards?|assignments?|tasks?)"
 )
 _OWN_ORDERS = (
     r"(?:instructions?|directives?|prompts?|rules?|guidelines?|programming|constraints?|restrictions?|safeguards?|limitations?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from nightproof.base.alerting import ALERT_SHARES
 from nightproof.declare.describe import Description
@@ -28,9 +29,8 @@ def unharmed(failure: str, *, recorded: bool = True) -> Callable[[Description], 
     return make
 
 
-def bodies_that_are_no_json(scene: Scene) -> list[tuple[str, bytes]]:
-    """Return bodies that no service takes, by what is wrong with them."""
-    record = scene.inputs.good()[0]
+def bodies_that_are_no_json(record: Any) -> list[tuple[str, bytes]]:
+    """Return bodies that no service takes, by what is wrong with them; a good one says what its fields are called."""
     text = json.dumps(record).encode()
     name = next(iter(record), "x")
     pair = f'"{name}": 1'.encode()
@@ -54,9 +54,9 @@ def bodies_that_are_no_json(scene: Scene) -> list[tuple[str, bytes]]:
     ]
 
 
-def requests_that_are_no_http(scene: Scene) -> list[tuple[str, bytes]]:
+def requests_that_are_no_http(path: str) -> list[tuple[str, bytes]]:
     """Return whole requests that break HTTP itself."""
-    head = f"POST /services/{scene.stage.service}/predict HTTP/1.1\r\nHost: here\r\n".encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: here\r\n".encode()
     return [
         ("length and chunked", head + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"),
         ("two lengths", head + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcd"),
@@ -87,10 +87,11 @@ def claim_told(scene: Scene, what: str, answers: Sequence[tuple[str, str]], *, w
 
 
 def _malformed(scene: Scene) -> None:
+    record, path = scene.inputs.good()[0], f"/services/{scene.stage.service}/predict"
     with scene.fault():
-        answers = [(name, wire.told(scene.ask(body))) for name, body in bodies_that_are_no_json(scene)]
+        answers = [(name, wire.told(scene.ask(body))) for name, body in bodies_that_are_no_json(record)]
         framing = [
-            (name, wire.told(wire.send_raw(scene, raw))) for name, raw in requests_that_are_no_http(scene)
+            (name, wire.told(wire.send_raw(scene, raw))) for name, raw in requests_that_are_no_http(path)
         ]
     claim_told(
         scene, "bodies that are no JSON", answers,

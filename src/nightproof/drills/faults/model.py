@@ -199,7 +199,8 @@ DRILLS = [
         breaks="the model takes three times its time for one record, which comes again and again",
         proves=("model_timeout", "deadline_exceeded"),
         promise=_failing(
-            "model_timeout", may_fail=_TAKEN_DOWN, or_alerts=("model_unavailable",), alert_within_s=30.0,
+            "model_timeout", may_fail=_TAKEN_DOWN, or_alerts=("model_unavailable",),
+            or_recorded=_TAKEN_DOWN, alert_within_s=30.0,
             recover_within_s=20.0,
         ),
         act=_slow,
@@ -213,7 +214,8 @@ DRILLS = [
         breaks="the model never returns for one record",
         proves=("model_timeout",),
         promise=_failing(
-            "model_timeout", may_fail=_TAKEN_DOWN, or_alerts=("model_unavailable",), alert_within_s=30.0,
+            "model_timeout", may_fail=_TAKEN_DOWN, or_alerts=("model_unavailable",),
+            or_recorded=_TAKEN_DOWN, alert_within_s=30.0,
             recover_within_s=20.0,
         ),
         act=_on_marked("hang", rate_per_s=1.5),
@@ -286,7 +288,9 @@ DRILLS = [
         group="model",
         breaks="one record makes the model's process segfault, and is sent again and again",
         proves=("poison_input", "model_crash"),
-        promise=_failing("poison_input", shelter="covered", may_fail=("model_crash",), harmed_at_most=0.05),
+        promise=_failing(
+            "poison_input", shelter="covered", may_fail=("model_crash",), harmed_at_most=0.05, alert_within_s=25.0
+        ),
         act=_poison,
         is_quick=True,
         frameworks=("ATLAS AML.T0043", "ATLAS AML.T0029"),

@@ -227,6 +227,7 @@ DRILLS = [
         ),
         act=_sigterm_under_load,
         in_soak=True,
+        ends_server=True,
     ),
     Drill(
         name="server_killed",
@@ -241,5 +242,6 @@ DRILLS = [
         act=_server_killed,
         is_quick=True,
         in_soak=True,
+        ends_server=True,
     ),
 ]  # fmt: skip

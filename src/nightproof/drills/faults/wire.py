@@ -6,7 +6,7 @@ import contextlib
 import socket
 import ssl
 
-from nightproof.drills.load import Answer
+from nightproof.drills.load import Answer, Door
 from nightproof.drills.scene import Scene
 
 _WITHIN_S = 20.0
@@ -15,10 +15,15 @@ _MOST_BYTES = 1 << 20
 
 def connect(scene: Scene) -> socket.socket:
     """Open a connection to the stage's server."""
-    plain = socket.create_connection(("127.0.0.1", scene.stage.port), timeout=_WITHIN_S)
-    if scene.stage.tls is None:
+    return connect_to(scene.stage.place)
+
+
+def connect_to(door: Door) -> socket.socket:
+    """Open a connection to any server."""
+    plain = socket.create_connection((door.host, door.port), timeout=_WITHIN_S)
+    if door.tls is None:
         return plain
-    return scene.stage.tls.wrap_socket(plain, server_hostname="localhost")
+    return door.tls.wrap_socket(plain, server_hostname="localhost" if door.host == "127.0.0.1" else door.host)
 
 
 def send_raw(scene: Scene, request: bytes) -> Answer:

@@ -1,7 +1,7 @@
 """The report as one page of HTML that stands alone: for a review board, on a screen and on paper.
 
-What it comes to stands first, then what fell short, then the matrix by item of the checklist, each drill with its
-timeline, how soon things were seen, told and well again, what was not tested, and how to make it again.
+What it comes to stands first, then the matrix by item of the checklist, what fell short, how soon things were seen,
+told and well again, each drill with its timeline, what was not tested, and how to make it again.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def as_html(report: Report, changes: Sequence[Change] = ()) -> str:
         [
             _head(report),
             _changes(changes),
-            _short(report),
             _matrix(report),
+            _short(report),
             _figures(report),
             *(_group(words, results) for _, words, results in report.groups()),
             _not_tested(report),
@@ -70,14 +70,17 @@ def _head(report: Report) -> str:
         f"{declared.golden_cases} golden cases",
         f"{declared.workers[0]} to {declared.workers[1]} workers and {declared.spares} spares",
     ]
+    where, told = "in a stage of their own", f"The service promises: {'; '.join(filter(None, promises))}."
+    if report.target is not None:
+        where = "from outside, on a server that ran already"
+        told = f"Callers wait {declared.deadline_ms} ms at most; all that was known of the server is its adapter."
     return (
         f'<header><p class="eyebrow">Readiness report · {report.began[:16].replace("T", " ")} UTC</p>'
         f"<h1>{escape(declared.service)}</h1>"
         f'<p class="verdict {"bad" if bad else "good"}">{verdict}</p><ul class="tiles">{tiles}</ul>'
-        f'<p class="lede">{tried} things were broken on purpose, under load, in a stage of their own. Of each it was '
-        "asked: "
+        f'<p class="lede">{tried} things were broken on purpose, under load, {where}. Of each it was asked: '
         "was it <em>contained</em>, <em>recorded</em>, <em>alerted</em>, and did the service <em>recover</em>?</p>"
-        f'<p class="promises">The service promises: {escape("; ".join(filter(None, promises)))}.</p></header>'
+        f'<p class="promises">{escape(told)}</p></header>'
     )
 
 
@@ -211,6 +214,8 @@ def _not_tested(report: Report) -> str:
 
 def _made(report: Report) -> str:
     machine = report.machine
+    if report.target is not None:
+        return _made_of_target(report)
     settings = ", ".join(f"{name}={value}" for name, value in report.stage_settings.items())
     quick = " --quick" if report.quick else ""
     return (
@@ -223,6 +228,23 @@ def _made(report: Report) -> str:
         f"shared this machine, so seconds are upper bounds.</p><p>Set otherwise than a server does: {escape(settings)}"
         ". Where a stage changes more, its drill says so.</p>"
         "</section>"
+    )
+
+
+def _made_of_target(report: Report) -> str:
+    target, machine = report.target, report.machine
+    if target is None:
+        return ""
+    paths = "; ".join(f"{name}: {path or 'none known'}" for name, path in target.health.items())
+    return (
+        '<section class="made"><h2>How to make it again</h2>'
+        f"<p><code>{escape(target.command)}</code> with nightproof {report.nightproof}, Python {machine.python}, on "
+        f"{escape(machine.system)}, {machine.cpus} cores; it took {report.took_s:.0f} s. The server calls itself "
+        f"{escape(target.server or 'nothing')}. Health: {escape(paths)}.</p><p>Callers asked at a fixed rate whatever "
+        "came back, and their time counts from the moment a call was due. Recorded is not judged: an audit log cannot "
+        "be "
+        "read from outside. Alerted asks whether the health paths tell the truth. Where callers and server share a "
+        "machine, seconds are upper bounds.</p></section>"
     )
 
 

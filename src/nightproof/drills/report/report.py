@@ -49,6 +49,19 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     python: str
 
 
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that is not of a stage: what was asked, and how."""
+
+    url: str
+    adapter: str
+    server: str = ""
+    """What it says of itself in its answers' headers."""
+    health: dict[str, str] = {}
+    """Its health paths, as they were found."""
+    command: str = ""
+    """The command line that makes the report again."""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """One run of drills."""
 
@@ -64,6 +77,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     stage_settings: dict[str, str]
     """What a stage sets otherwise than a server does."""
     results: list[Result]
+    target: Target | None = None
+    """Set where a server was drilled from outside, without a stage."""
 
     @property
     def held(self) -> bool:
@@ -116,14 +131,42 @@ def make_report(
             input_checks=len(declared.input_checks),
             output_checks=len(declared.output_checks),
         ),
-        machine=Machine(
-            system=platform.platform(),
-            cpus=os.cpu_count() or 1,
-            memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-            python=platform.python_version(),
-        ),
+        machine=this_machine(),
         stage_settings=stage_settings,
         results=list(results),
+    )
+
+
+def make_target_report(
+    target: Target, results: Sequence[Result], *, deadline_ms: int, seed: int, began_us: int
+) -> Report:
+    """Gather the report of a server that was drilled from outside."""
+    return Report(
+        nightproof=metadata.version("nightproof"),
+        folder="",
+        seed=seed,
+        began=iso_us(began_us),
+        took_s=round((utc_us() - began_us) / 1e6, 1),
+        quick=False,
+        declared=Declared(
+            service=f"{target.url} ({target.adapter})", deadline_ms=deadline_ms, predict_timeout_ms=0, availability=0.0,
+            latency_p99_ms=None, confidence_floor=None, fallbacks=[], golden_cases=0, workers=[0, 0], spares=0,
+            input_checks=0, output_checks=0,
+        ),
+        machine=this_machine(),
+        stage_settings={},
+        results=list(results),
+        target=target,
+    )  # fmt: skip
+
+
+def this_machine() -> Machine:
+    """Describe where this runs."""
+    return Machine(
+        system=platform.platform(),
+        cpus=os.cpu_count() or 1,
+        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        python=platform.python_version(),
     )
 
 

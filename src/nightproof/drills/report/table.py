@@ -105,4 +105,5 @@ def _print_short(result: Result, console: Console) -> None:
         if verdict.word in BAD:
             console.print(f"  {verdict.aspect}: {escape(verdict.seen)}", soft_wrap=True)
             console.print(f"  [dim]promised: {escape(verdict.promised)}[/]", soft_wrap=True)
-    console.print(f"  → nightproof runbook {result.runbook}")
+    if result.runbook:
+        console.print(f"  → nightproof runbook {result.runbook}")

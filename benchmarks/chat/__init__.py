@@ -1,0 +1,1 @@
+"""Chats: what Nightproof adds to an LLM, beside gateways that add less."""
