@@ -110,7 +110,9 @@ class ChatRoutes:
             await self._stream_whole(send, reply, arrival, asked[0])
         else:
             status, body, headers = openai.encode(reply, approvals=facts.approvals if facts else ())
-            respond = call.scope["extensions"].get("nightproof.respond") if "extensions" in call.scope else None
+            respond = (
+                call.scope["extensions"].get("nightproof.respond") if "extensions" in call.scope else None
+            )
             if respond is not None and status == 200 and native.is_plain(reply, arrival.context):
                 rates = b"".join([b"%b: %b\r\n" % rate for rate in self._rates(stories[0])])
                 await respond(200, native.plain_fields(reply, arrival.context) + rates, body)
