@@ -241,8 +241,8 @@ def _made_of_target(report: Report) -> str:
         f"<p><code>{escape(target.command)}</code> with nightproof {report.nightproof}, Python {machine.python}, on "
         f"{escape(machine.system)}, {machine.cpus} cores; it took {report.took_s:.0f} s. The server calls itself "
         f"{escape(target.server or 'nothing')}. Health: {escape(paths)}.</p><p>Callers asked at a fixed rate whatever "
-        "came back, and their time counts from the moment a call was due. Recorded is not judged: an audit log cannot be "
-        "read from outside. Alerted asks whether the health paths tell the truth. Where callers and server share a "
+        "came back, and their time counts from the moment a call was due. Recorded is not judged: an audit log cannot "
+        "be read from outside. Alerted asks whether the health paths tell the truth. Where callers and server share a "
         "machine, seconds are upper bounds.</p></section>"
     )
 
