@@ -513,7 +513,11 @@ class Lies:
             writer.write(whole(200, b'{"object": "list", "data": []}'))
             await writer.drain()
             return True
-        body = json.loads(sent)
+        body = json.loads(sent or b"{}")
+        if not isinstance(body, dict) or "model" not in body:
+            writer.write(whole(400, b'{"error": {"message": "this is no chat"}}'))
+            await writer.drain()
+            return True
         model = body["model"]
         seen = self.seen.setdefault(model, {"requests": 0, "gone": 0, "inside": 0, "most_inside": 0})
         seen["requests"] += 1

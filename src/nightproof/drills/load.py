@@ -118,7 +118,9 @@ def classify(answer: Answer, *, sent_s: float, took_s: float) -> Call:
         ending = "lost"
     elif answer.status == 200 and not told.get("failure"):
         ending = "degraded" if degraded else "answered"
-    elif answer.status < 500 or (failure in CATALOGUE and CATALOGUE[failure].shed):
+    elif _status(answer.status, failure) < 500 or (
+        failure in CATALOGUE and CATALOGUE[failure].shed
+    ):
         ending = "refused"
     else:
         ending = "failed"
@@ -133,6 +135,13 @@ def classify(answer: Answer, *, sent_s: float, took_s: float) -> Call:
         release=str(told.get("release", "")),
         output=digest(told.get("output")) if ending == "answered" else "",
     )
+
+
+def _status(status: int, failure: str) -> int:
+    """Return the status that an error has; one within a stream came too late for a status of its own."""
+    if status == 200 and failure in CATALOGUE and CATALOGUE[failure].statuses:
+        return CATALOGUE[failure].statuses[0]
+    return status if status != 200 else 500
 
 
 def digest(output: object) -> str:

@@ -193,12 +193,12 @@ def _check_closed(scene: Scene) -> None:
 
 
 def _check_open(scene: Scene) -> None:
-    before = scene.stage.count("nightproof_chat_checks_bypassed_total")
+    before = scene.stage.count("nightproof_checks_bypassed_total")
     with scene.fault():
         scene.cue(check="open", act="raise", value=_MARK)
         answers = both(scene, f"{scene.chats.question()} {_MARK}")
         scene.hold_until_alert(at_least_s=1.0)
-        counted = scene.stage.count("nightproof_chat_checks_bypassed_total") - before
+        counted = scene.stage.count("nightproof_checks_bypassed_total") - before
     claim_endings(scene, "what passed without a verdict", answers, wanted=("answered",))
     scene.claim(judge.claim_at_least("recorded", "passed unseen, as counted", promised=2, seen=counted))
 

@@ -108,7 +108,7 @@ def _server_killed(scene: Scene) -> None:
         [scene.chats.chat(f"{scene.chats.question()} {_MARK}", streamed=True)], rate_per_s=8.0
     )
     has_some = scene.stage.wait_until(
-        lambda: scene.stage.count("nightproof_chat_streams_open") >= _CALLERS // 2, within_s=15.0
+        lambda: scene.stage.count("nightproof_chat_streams_open") >= _CALLERS, within_s=15.0
     )
     long.rate_per_s = 0.0
     if not has_some:

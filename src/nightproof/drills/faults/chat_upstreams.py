@@ -86,7 +86,7 @@ def _rejects(scene: Scene) -> None:
     with scene.fault():
         scene.lie_about(_MARK, "status 400")
         body = scene.chats.chat(f"{scene.chats.question()} {_MARK}")
-        scene.send_too([body, {**body, "stream": True}], rate_per_s=5.0)
+        scene.send_too([body, {**body, "stream": True}], rate_per_s=8.0)
         scene.hold_until_alert(at_least_s=3.0)
     claim_others_unharmed(scene)
 
@@ -209,7 +209,7 @@ DRILLS = [
         group="degradation",
         breaks="the upstream says of some requests that they are wrong",
         proves=("upstream_rejected",),
-        promise=of_some_callers("upstream_rejected"),
+        promise=of_some_callers("upstream_rejected", alert_within_s=45.0),
         act=_rejects,
         applies=needs_plain,
         needs_chat=True,
