@@ -118,9 +118,7 @@ def classify(answer: Answer, *, sent_s: float, took_s: float) -> Call:
         ending = "lost"
     elif answer.status == 200 and not told.get("failure"):
         ending = "degraded" if degraded else "answered"
-    elif _status(answer.status, failure) < 500 or (
-        failure in CATALOGUE and CATALOGUE[failure].shed
-    ):
+    elif _status(answer.status, failure) < 500 or (failure in CATALOGUE and CATALOGUE[failure].shed):
         ending = "refused"
     else:
         ending = "failed"
