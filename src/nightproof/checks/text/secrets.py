@@ -35,7 +35,7 @@ def patterns() -> list[NamedPattern]:
         NamedPattern("slack_webhook", r"(https://hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/_-]{20,90})", 130),
         NamedPattern("stripe_key", r"\b((?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,120}|whsec_[A-Za-z0-9+/=]{24,64})", 132),
         NamedPattern("anthropic_key", r"\b(sk-ant-[a-z0-9]{2,8}-[A-Za-z0-9_-]{32,128})(?:$|[^0-9A-Za-z_-])", 148),
-        NamedPattern("openai_key", r"\b(sk-(?:proj-|svcacct-|admin-|None-)?[A-Za-z0-9_-]{20,200})(?:$|[^0-9A-Za-z_-])", 216, is_disordered),
+        NamedPattern("openai_key", r"\b(sk-(?:proj-|svcacct-|admin-|None-)?[A-Za-z0-9_-]{20,900})(?:$|[^0-9A-Za-z_-])", 916, is_disordered),
         NamedPattern("huggingface_token", r"\b(hf_[A-Za-z]{34})\b", 40),
         NamedPattern("npm_token", r"\b(npm_[A-Za-z0-9]{36})\b", 40),
         NamedPattern("pypi_token", r"\b(pypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,200})", 224),
