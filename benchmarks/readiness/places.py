@@ -90,8 +90,8 @@ SYSTEMS = (
         package="nightproof",
         adapter="nightproof",
         max_batch=64,
-        configured="the same with `max_batch=64`, as it comes: right for a model that takes many records at once, and this"
-        " one works 20 ms for each",
+        configured="the same with `max_batch=64`, as it comes: right for a model that takes many records at once, while"
+        " this one works 20 ms for each",
     ),
     System(
         name="fastapi",
