@@ -28,6 +28,10 @@ class System:
     """What was set, and what was left as it comes."""
     recipe: Recipe | None = None
     """None: Nightproof itself."""
+    adapter: str = ""
+    """Another's, where two columns are modes of one system."""
+    max_batch: int = 1
+    """Of Nightproof."""
 
 
 def _fastapi(place: Place) -> list[str]:
@@ -79,6 +83,15 @@ SYSTEMS = (
         configured="`nightproof serve`; `deadline_ms=2_000`, `workers=(2, 2)`, `max_batch=1` (no batches, as for the"
         " others); no fallback declared; the rest as it comes: two spares, a bounded queue, health by golden cases, a"
         " record of every answer",
+    ),
+    System(
+        name="nightproof-batches",
+        title="Nightproof, batches",
+        package="nightproof",
+        adapter="nightproof",
+        max_batch=64,
+        configured="the same with `max_batch=64`, as it comes: right for a model that takes many records at once, while"
+        " this one works 20 ms for each",
     ),
     System(
         name="fastapi",
@@ -168,7 +181,7 @@ def serve(system: System, results: Path) -> Iterator[Running]:
     shutil.rmtree(pids, ignore_errors=True)
     pids.mkdir(parents=True)
     if system.recipe is None:
-        with ours.serve("tumour", results, served=_our_folder(results, pids)) as running:
+        with ours.serve("tumour", results, served=_our_folder(system, results, pids)) as running:
             yield running
         return
     recipe = system.recipe
@@ -210,7 +223,7 @@ def version_of(system: System) -> str:
     return found[-1].name.removesuffix(".dist-info").rpartition("-")[2]
 
 
-def _our_folder(results: Path, pids: Path) -> Path:
+def _our_folder(system: System, results: Path, pids: Path) -> Path:
     """Make the service folder: what every measured service shares, and the misbehaving model."""
     fill_services()
     folder = results / "tumour"
@@ -221,6 +234,8 @@ def _our_folder(results: Path, pids: Path) -> Path:
     shutil.copyfile(SERVICES / "fast" / "golden.jsonl", folder / "golden.jsonl")
     shutil.copyfile(READINESS / "misbehaving.py", folder / "misbehaving.py")
     (folder / "pids.txt").write_text(str(pids))
+    program = folder / "service.py"
+    program.write_text(program.read_text().replace("max_batch=1", f"max_batch={system.max_batch}"))
     return folder
 
 

@@ -485,7 +485,7 @@ DRILLS = (
     TargetDrill(
         name="model_hung",
         group="health",
-        breaks=f"{_HANGS_PER_S * _HANGS_FOR_S:.0f} calls in {_HANGS_FOR_S:.0f} s make the model hang",
+        breaks=f"{_HANGS_PER_S:.0f} calls a second make the model hang, for {_HANGS_FOR_S:.0f} s",
         proves=("model_timeout", "model_unavailable"),
         promise=lambda adapter: promised_of(adapter, shelter="named"),
         act=_model_hung,
