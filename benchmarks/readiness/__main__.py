@@ -143,7 +143,11 @@ def main() -> None:
                     (RESULTS / f"{system.name}.json").write_bytes(msgspec.json.encode(column))
     if chosen.drill:
         return
-    columns = [page.read(RESULTS / f"{name}.json") for name in names if (RESULTS / f"{name}.json").exists()]
+    columns = [
+        msgspec.structs.replace(page.read(RESULTS / f"{system.name}.json"), configured=system.configured)
+        for system in places.SYSTEMS
+        if (RESULTS / f"{system.name}.json").exists()
+    ]
     if not columns:
         sys.exit("Nothing was measured yet.")
     target = Path(__file__).parents[2] / "docs" / "readiness.md"

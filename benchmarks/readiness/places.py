@@ -99,7 +99,8 @@ SYSTEMS = (
         package="fastapi",
         configured="uvicorn `--workers 2 --limit-concurrency 40`, a plain `def` handler (thread pool), `/health` as a"
         " plain `def`; uvicorn restarts processes that die or do not answer its own check for 5 s; there is no time"
-        " limit to set",
+        " limit to set. The limit counts connections too, so that 100 slow ones use it up; with 100 in its place they"
+        " did not, and under overload callers waited longer",
         recipe=Recipe(
             name="fastapi-readiness",
             title="FastAPI",
