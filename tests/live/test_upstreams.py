@@ -440,6 +440,25 @@ def test_comments_keep_a_stream_alive_between_tokens(liar: Liar):
     assert (text, end) == (TEXT, "stop")
 
 
+def test_a_caller_who_reads_slowly_does_not_run_down_the_upstreams_clock(liar: Liar):
+    """Or a few of them would open the breaker for everybody else."""
+    call = call_of(within_s=20.0)
+
+    async def work(chain: Chain) -> tuple[int, str, str]:
+        stream, tokens, reason = await chain.stream(call), 0, ""
+        async for delta in stream:
+            if not tokens:
+                await asyncio.sleep(2.0)
+            tokens += 1
+            reason = delta.finish_reason
+        return tokens, reason, chain.snapshot()[0].last_failure
+
+    tokens, reason, failure = with_chain(work, declared(liar.url, "tokens 400 4", total_ms=1_500))
+
+    assert (reason, failure) == ("stop", "")
+    assert tokens >= 400
+
+
 def test_a_stream_ends_at_its_total_time_however_alive_it_is(liar: Liar):
     text, fault, call = asked_streamed(liar.url, "tokens 1000 20", total_ms=500)
 

@@ -456,6 +456,14 @@ async def lie_about(asked: Asked) -> None:
             while True:
                 await asked.send(chunk(b"data: " if words else b"x" * 65_536))
                 words = []
+        case "flood":  # so many pieces, as fast as they are read
+            await begin(asked)
+            for at in range(int(words[0])):
+                asked.write(chunk(piece(asked, {"content": f"w{at} "})))
+                await asked.writer.drain()
+            for event in [piece(asked, {}, finish="stop"), piece(asked, None, usage=USAGE), DONE]:
+                await asked.send(chunk(event))
+            await asked.send(b"0\r\n\r\n")
         case "tokens":  # so many pieces, so many milliseconds apart
             await begin(asked)
             for at in range(int(words[0])):

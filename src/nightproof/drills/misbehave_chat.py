@@ -18,7 +18,7 @@ from nightproof.declare.endpoint import DeclaredCheck
 from nightproof.drills.misbehave import Cue, declare
 
 CHECK = "drill_check"
-_OURS = ("upstream_urls", "own_upstreams", "clocks", "checks", "budget", "files")
+_OURS = ("upstream_urls", "own_upstreams", "clocks", "checks", "budget", "rules", "files")
 
 
 def wrap_chat(service: ChatService, cue: Cue, declares: Mapping[str, Any]) -> ChatService:
@@ -38,6 +38,7 @@ def wrap_chat(service: ChatService, cue: Cue, declares: Mapping[str, Any]) -> Ch
     service.upstreams = [msgspec.structs.replace(one, **clocks) for one in service.upstreams]
     checks = msgspec.convert(declares.get("checks", {}), dict[str, InputCheckDescription])
     service.checks = {**service.checks, **checks}
+    service.rules = msgspec.structs.replace(service.rules, **declares.get("rules", {}))
     if "budget" in declares:
         service.budget = msgspec.convert(declares["budget"], BudgetDescription)
     declare(service, {name: value for name, value in declares.items() if name not in _OURS})

@@ -18,7 +18,7 @@ from nightproof.drills.stage import Setting
 _CLOCKS = {"connect_ms": 1_000, "first_token_ms": 1_000, "idle_ms": 1_000, "total_ms": 3_000}
 STREAMING = Setting(
     name="answers leave as they come, upstream clocks of 1 to 3 s",
-    declares={"clocks": _CLOCKS, "output_checks": []},
+    declares={"clocks": _CLOCKS, "output_checks": [], "rules": {"max_chars": 262_144}},
 )
 """Functions that look at whole answers are left out here: streams would be held for them."""
 ALSO = ("upstream_unreachable", "upstream_limited", "upstream_timeout", "deadline_exceeded")

@@ -154,7 +154,7 @@ def _personal(scene: Scene) -> None:
         )  # fmt: skip
     ids = [one.headers.get("x-request-id", "") for _, one in answers]
     shown = scene.stage.run("audit", "show", ids[0], "--json").json or []
-    findings = json.dumps(shown)
+    findings = json.dumps([one.get("facts") for one in shown])
     scene.claim(
         judge.claim_equal(
             "recorded", "the finding is in the record", promised=True, seen="personal" in findings
@@ -162,7 +162,10 @@ def _personal(scene: Scene) -> None:
     )
     scene.claim(
         judge.claim_equal(
-            "recorded", "and the number is not", promised=False, seen=_SECRET_THINGS[0] in findings
+            "recorded",
+            "outside of its seal the number is",
+            promised=False,
+            seen=_SECRET_THINGS[0] in findings,
         )
     )
 

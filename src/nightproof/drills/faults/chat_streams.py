@@ -11,14 +11,15 @@ from nightproof.drills import judge
 from nightproof.drills.drill import CannotRun, Drill
 from nightproof.drills.faults import wire
 from nightproof.drills.faults.callers import unharmed
-from nightproof.drills.faults.chat import STREAMING, chat_of, needs_plain
+from nightproof.drills.faults.chat import STREAMING, needs_plain
 from nightproof.drills.promise import promised
 from nightproof.drills.scene import Scene
 
 _MARK = "drillmark7"
 _CALLERS = 10
 _READ_WITHIN_S = 5.0
-_TOKEN_CHARS = 7
+_LONG_TOKENS = 2_500
+"""Half a megabyte of events each. With much more the lying upstream, one process on shared cores, would be what is slow."""
 
 
 def _open_streams(scene: Scene, count: int, *, small: bool = False) -> list[socket.socket]:
@@ -79,13 +80,12 @@ def _first(connection: socket.socket) -> bytes:
 
 def _slow_reader(scene: Scene) -> None:
     """Ask for long answers and read nothing: the server must hold little of them, and answer everybody else."""
-    tokens = min(20_000, chat_of(scene.declared).output.max_chars // _TOKEN_CHARS - 10)
     before = scene.stage.memory_bytes()
     with scene.fault():
-        scene.lie_about(_MARK, f"tokens {tokens} 0")
+        scene.lie_about(_MARK, f"flood {_LONG_TOKENS}")
         readers = _open_streams(scene, _CALLERS, small=True)
         scene.undo("the readers", lambda: _close(readers))
-        scene.hold(4.0)
+        scene.hold(5.0)
         grown = scene.stage.memory_bytes() - before
     free_s = scene.until(lambda: scene.stage.count("nightproof_in_flight") <= 3, within_s=10.0)
     scene.claim(

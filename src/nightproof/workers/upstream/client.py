@@ -181,7 +181,9 @@ class ClientStream:
         self._reply = reply
         self._deadlines = deadlines
         self._idle_ms = declared.idle_ms
-        self._end = _earlier(total_s, call.deadline_s, "not whole", declared.total_ms)
+        self._total_s, self._total_ms, self._until_s = total_s, declared.total_ms, call.deadline_s
+        self._handed_s = 0.0
+        """When the last piece was handed on; 0: none was."""
         self._reader = SseReader()
         self._shape = StreamShape(call.messages, declared.model)
         self._ready: deque[Delta] = deque()
@@ -205,11 +207,15 @@ class ClientStream:
     async def __anext__(self) -> Delta:
         """Return the next piece. Raises UpstreamFault where the stream breaks or stalls, and is closed then."""
         if self._ready:
+            self._handed_s = monotonic_s()
             return self._ready.popleft()
         if self._shape.is_done:
             await self._rest()
         if self._is_over:
             raise StopAsyncIteration
+        if self._handed_s:
+            # While a caller reads slowly nobody waits for the upstream: its clock stands still, the call's does not.
+            self._total_s += monotonic_s() - self._handed_s
         try:
             with Alarm(self._deadlines, self._next_clock()) as alarm:
                 while not self._ready:
@@ -223,13 +229,14 @@ class ClientStream:
         except BaseException:
             self.close()
             raise
+        self._handed_s = monotonic_s()
         return self._ready.popleft()
 
     def _next_clock(self) -> Clock:
         idle_until_s = monotonic_s() + self._idle_ms / 1e3
-        if idle_until_s < self._end.at_s:
+        if idle_until_s < min(self._total_s, self._until_s):
             return Clock(idle_until_s, f"nothing more within {self._idle_ms} ms")
-        return self._end
+        return _earlier(self._total_s, self._until_s, "not whole", self._total_ms)
 
     def _take(self, piece: bytes) -> None:
         """Read what came, or its end. Raises UpstreamFault."""
