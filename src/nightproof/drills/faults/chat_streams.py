@@ -19,7 +19,7 @@ _MARK = "drillmark7"
 _CALLERS = 10
 _READ_WITHIN_S = 5.0
 _LONG_TOKENS = 2_500
-"""Half a megabyte of events each. With much more the lying upstream, one process on shared cores, would be what is slow."""
+"""Half a megabyte of events each. With much more the lying upstream, one process, would be what is slow."""
 
 
 def _open_streams(scene: Scene, count: int, *, small: bool = False) -> list[socket.socket]:
