@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve test bench lint soak clean
+.PHONY: setup serve test bench readiness lint soak clean
 
 setup: $(STAMP) examples/credit/artifacts/model.joblib
 
@@ -34,6 +34,10 @@ endif
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# The same faults on Nightproof and its neighbours; installs those, and takes half an hour. Writes docs/readiness.md.
+readiness: setup
+	$(BIN)/python -m benchmarks.readiness $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

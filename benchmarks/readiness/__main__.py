@@ -74,7 +74,7 @@ class Place:
 
 def measure(system: places.System, drills: list[TargetDrill], *, seed: int) -> page.Column:
     """Run all drills on one system."""
-    adapter = read_adapter(adapters.ADAPTERS / f"{system.name}.toml")
+    adapter = read_adapter(adapters.ADAPTERS / f"{system.adapter or system.name}.toml")
     adapter = msgspec.structs.replace(adapter, crash_command=places.crash_command(system, RESULTS))
     began_us = utc_us()
     place = Place(system, adapter, lambda kind, words: None)
@@ -88,7 +88,7 @@ def measure(system: places.System, drills: list[TargetDrill], *, seed: int) -> p
             loads.append(os.getloadavg()[0])
             print(f"  {result.word}: {result.name} ({result.took_s:.0f} s)  {result.why}", flush=True)
     except NotRun as reason:
-        not_run = str(reason)
+        not_run = str(reason).rpartition(" | ")[2]
         print(f"  not run: {not_run}", flush=True)
     finally:
         place.stop()
@@ -143,7 +143,11 @@ def main() -> None:
                     (RESULTS / f"{system.name}.json").write_bytes(msgspec.json.encode(column))
     if chosen.drill:
         return
-    columns = [page.read(RESULTS / f"{name}.json") for name in names if (RESULTS / f"{name}.json").exists()]
+    columns = [
+        msgspec.structs.replace(page.read(RESULTS / f"{system.name}.json"), configured=system.configured)
+        for system in places.SYSTEMS
+        if (RESULTS / f"{system.name}.json").exists()
+    ]
     if not columns:
         sys.exit("Nothing was measured yet.")
     target = Path(__file__).parents[2] / "docs" / "readiness.md"

@@ -112,8 +112,6 @@ def _summary(columns: Sequence[Column]) -> str:
 
 
 def _word(column: Column, name: str) -> str:
-    if column.not_run:
-        return "could not run"
     found = column.result(name)
     if found is None:
         return "could not run"
@@ -124,7 +122,9 @@ def _word(column: Column, name: str) -> str:
 def _configured(columns: Sequence[Column]) -> str:
     rows = [["system", "version", "configured", "measured (UTC)", "load"]]
     for column in columns:
-        told = f"could not run: {_cell(column.not_run)}" if column.not_run else column.configured
+        told = column.configured
+        if column.not_run:
+            told += f". **Could not run** after what is shown: {_cell(column.not_run)}"
         rows.append([column.title, column.version, told, column.measured, f"{column.load:.1f}"])
     return _table(rows)
 

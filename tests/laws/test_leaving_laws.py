@@ -81,7 +81,7 @@ def cut(text: str, sizes: list[int]) -> list[str]:
 
 @pytest.mark.parametrize("name", RULES)
 @given(text=answers, sizes=st.lists(st.integers(0, 30), max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_what_leaves_does_not_depend_on_how_the_answer_was_cut(
     name: str, text: str, sizes: list[int]
 ) -> None:
@@ -93,7 +93,7 @@ def test_what_leaves_does_not_depend_on_how_the_answer_was_cut(
 
 @pytest.mark.parametrize("name", ["usual", "redacting", "withholding"])
 @given(text=answers)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_no_renderer_finds_an_address_that_is_not_allowed(name: str, text: str) -> None:
     left, _, _ = scanned([text], RULES[name])
 

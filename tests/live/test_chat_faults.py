@@ -166,7 +166,7 @@ def test_a_caller_who_leaves_ends_the_upstreams_call_and_is_recorded_with_what_l
 
 
 def test_a_caller_who_does_not_read_holds_a_bounded_amount(tmp_path: Path):
-    with chatting("chat", tmp_path / "state", CHAT_DEADLINE_MS="30000") as chat:
+    with chatting("chat", tmp_path / "state", CHAT_DEADLINE_MS="30000", CHAT_CLOCK_MS="15000") as chat:
         before = _memory_bytes(chat.served.process.pid)
         callers = [_ask_and_do_not_read(chat, "Say all. [[long 60000]]") for _ in range(8)]
         try:

@@ -169,7 +169,7 @@ def test_a_server_that_lies_hangs_and_blames_itself_is_told_all_three(tmp_path: 
     }
     assert "never answered" in seen["contained"][1]
     assert "the hung call is ended after: not seen" in seen["contained"][1]
-    assert seen["alerted"][1].count("/health says yes while nobody is answered") == 2
+    assert seen["alerted"][1].count("(/health) says yes while nobody is answered") == 2
     assert (code, told["held"]) == (1, False)
     assert told["results"][1]["runbook"] == ""
 

@@ -334,3 +334,38 @@ def test_answers_are_read_strictly():
     assert read({"findings": [{"text": 0, "rule": "x"}]}, 1, 0.5) == [Found(0, "x")]
     with pytest.raises(NoVerdict):
         read(json.loads("[true]"), 1, 0.5)
+
+
+def test_texts_that_are_scored_together_have_the_scores_they_have_alone():
+    """What stands beside a text in a batch says nothing about it."""
+    texts = [
+        ORDER,
+        "Where is my parcel?",
+        "",
+        "Wie lange dauert die Lieferung? " * 90,
+        "Ignore this.",
+        ORDER[:9],
+    ]
+    for question in ("prompt", "document"):
+        asked = model.load(question)
+
+        together = asked.score_all([views(text) for text in texts])
+
+        assert together == [asked.score(views(text)) for text in texts]
+
+
+def test_what_was_looked_at_ahead_gives_the_verdict_that_it_gives_in_its_turn():
+    """Looking ahead saves time and changes nothing else."""
+    texts = [
+        Untrusted(text, "user", f"/{place}")
+        for place, text in enumerate((ORDER, "Where is my parcel?", "Hi"))
+    ]
+    inspector = Inspector({})
+    alone = inspector.inspect(texts)
+
+    inspector.look_ahead(texts)
+    ahead = inspector.inspect(texts)
+    inspector.forget()
+
+    assert (ahead.findings, ahead.failure, ahead.scores) == (alone.findings, alone.failure, alone.scores)
+    assert inspector.inspect(texts).scores == alone.scores

@@ -273,11 +273,11 @@ def test_health_that_says_yes_while_nobody_is_answered_lies():
     dead = calls("refused", from_s=0, to_s=10)
 
     assert broken_claims(dead, looks(is_ready=True, from_s=0, to_s=10)) == [
-        "/ready says yes while nobody is answered",
-        "/live says yes while nobody is answered",
+        "readiness (/ready) says yes while nobody is answered",
+        "liveness (/live) says yes while nobody is answered",
     ]
     assert broken_claims(dead, looks(is_ready=True, from_s=0, to_s=5)) == [
-        "/ready says yes while nobody is answered"
+        "readiness (/ready) says yes while nobody is answered"
     ]
 
 
@@ -285,7 +285,7 @@ def test_answers_that_come_too_late_are_none():
     late = calls("answered", from_s=0, to_s=5, took_s=4.0)
 
     assert broken_claims(late, looks(is_ready=True, from_s=0, to_s=5)) == [
-        "/ready says yes while nobody is answered"
+        "readiness (/ready) says yes while nobody is answered"
     ]
 
 
@@ -300,7 +300,7 @@ def test_health_that_says_no_while_everybody_is_answered_is_a_false_alarm():
     well = calls("answered", from_s=0, to_s=15)
 
     assert broken_claims(well, looks(is_ready=False, from_s=0, to_s=15)) == [
-        "/ready says no while everybody is answered"
+        "readiness (/ready) says no while everybody is answered"
     ]
 
 

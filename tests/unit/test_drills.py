@@ -202,7 +202,7 @@ def result(name: str = "worker_killed", word: Any = "held", seconds: float = 1.0
         slowest_ms=[1.0] * 4, fault_s=0.5, undone_s=0.7, alert_s=0.8, steady_s=0.9,
     )  # fmt: skip
     return Result(
-        name=name, group="processes", breaks="kill -9 <of> a worker", word=word,
+        name=name, group="health", breaks="kill -9 <of> a worker", word=word,
         why="too late" if word != "held" else "",
         verdicts=verdicts, harm=Harm(calls=10, answered=9), runbook="model_crash", timeline=plot,
     )  # fmt: skip

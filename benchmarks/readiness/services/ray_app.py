@@ -26,7 +26,7 @@ app = FastAPI()
 @serve.deployment(
     num_replicas=2,
     max_ongoing_requests=5,
-    max_queued_requests=100,
+    max_queued_requests=40,
     health_check_period_s=2,
     health_check_timeout_s=2,
     ray_actor_options={"num_cpus": 1},

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from nightproof.drills.scene import Scene
 
 GROUPS: dict[str, str] = {
-    "processes": "Processes die and come back",
-    "model": "The model misbehaves",
-    "callers": "Callers surprise",
-    "network": "Networks drop",
-    "load": "There is too much load",
-    "dependencies": "Disks, clocks and databases fail",
-    "audit": "What happened can be proven",
-    "releases": "Every change has a way back",
-    "monitoring": "Somebody is told",
-    "data": "The data is not what it was",
-    "security": "Somebody means harm",
-    "scaling": "It grows and shrinks with the load",
+    "health": "1. Health checks of all components",
+    "degradation": "2. Graceful degradation",
+    "input": "3. Input validation",
+    "output": "4. Output validation",
+    "rollback": "5. Instant rollback",
+    "audit": "6. Audit log",
+    "alerting": "7. Alerting",
+    "runbooks": "8. Runbooks",
+    "monitoring": "Continuous monitoring",
+    "data": "Data quality",
+    "security": "Security",
+    "scaling": "Scaling under load",
 }
 """The eight items of the production checklist, then monitoring, data quality, security and scaling."""
 

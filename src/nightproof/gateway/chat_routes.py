@@ -14,7 +14,7 @@ import orjson
 from nightproof.base.clock import monotonic_s, utc_us
 from nightproof.base.errors import Refusal
 from nightproof.base.values import Caller, Reply
-from nightproof.gateway import openai
+from nightproof.gateway import native, openai
 from nightproof.gateway.problems import Headers
 from nightproof.pipeline.chat import chat
 from nightproof.pipeline.chat_typed import predict_by_chat
@@ -110,8 +110,15 @@ class ChatRoutes:
             await self._stream_whole(send, reply, arrival, asked[0])
         else:
             status, body, headers = openai.encode(reply, approvals=facts.approvals if facts else ())
-            headers = [*headers, *self._headers(reply, arrival, stories)]
-            await _send_whole(send, status, body, headers)
+            respond = (
+                call.scope["extensions"].get("nightproof.respond") if "extensions" in call.scope else None
+            )
+            if respond is not None and status == 200 and native.is_plain(reply, arrival.context):
+                rates = b"".join([b"%b: %b\r\n" % rate for rate in self._rates(stories[0])])
+                await respond(200, native.plain_fields(reply, arrival.context) + rates, body)
+            else:
+                headers = [*headers, *self._headers(reply, arrival, stories)]
+                await _send_whole(send, status, body, headers)
 
     def models(self, call: Call, name: str) -> tuple[int, bytes, Headers]:
         """Answer `GET /v1/models` and `GET /v1/models/{name}`."""

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -34,9 +34,11 @@ from nightproof.declare.service import Model, Service
 from nightproof.storage import proc
 from nightproof.storage.bundles import verify_folder
 from nightproof.workers import wire
-from nightproof.workers.chat_child import LoadedChat
 from nightproof.workers.usercode import WrongAnswer, ask, failed, field_errors, is_finite, plain, same
 from nightproof.workers.wire import Answer
+
+if TYPE_CHECKING:
+    from nightproof.workers.chat_child import LoadedChat
 
 _OOM_SCORE = "500"
 _READ_BYTES = 1 << 16
@@ -346,6 +348,9 @@ class Worker:
             description = describe(service, folder)
             self._send(wire.Described(description))
             if isinstance(service, ChatService):
+                # Its detectors take half a second to load: a worker that runs a model need not wait for them.
+                from nightproof.workers.chat_child import LoadedChat
+
                 self._loaded = LoadedChat(service, folder, description)
             else:
                 self._loaded = LoadedService(service, folder, output_most_bytes=message.output_most_bytes)

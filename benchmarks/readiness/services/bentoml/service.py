@@ -18,7 +18,7 @@ class Diagnosis(BaseModel):
 
 @bentoml.service(
     workers=2,
-    traffic={"timeout": 2, "max_concurrency": 100},
+    traffic={"timeout": 2, "max_concurrency": 40},
     logging={"access": {"enabled": False}},
 )
 class Tumour:

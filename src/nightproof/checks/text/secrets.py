@@ -20,6 +20,9 @@ _LINE_END = r"(?:[ \t]*(?:\r?\n|\\+r\\+n|\\+n)[ \t]*)+"
 _PEM_LINES = rf"(?:{_LINE_END}(?:[A-Za-z0-9+/=]{{1,80}}|[A-Za-z0-9-]{{1,40}}: [^\n\\]{{1,80}}))*"
 
 
+_TELLING_CHARS = 48
+
+
 def patterns() -> list[NamedPattern]:
     """Return the kinds of secrets, each with what makes sure of it."""
     return [
@@ -35,7 +38,7 @@ def patterns() -> list[NamedPattern]:
         NamedPattern("slack_webhook", r"(https://hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/_-]{20,90})", 130),
         NamedPattern("stripe_key", r"\b((?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,120}|whsec_[A-Za-z0-9+/=]{24,64})", 132),
         NamedPattern("anthropic_key", r"\b(sk-ant-[a-z0-9]{2,8}-[A-Za-z0-9_-]{32,128})(?:$|[^0-9A-Za-z_-])", 148),
-        NamedPattern("openai_key", r"\b(sk-(?:proj-|svcacct-|admin-|None-)?[A-Za-z0-9_-]{20,200})(?:$|[^0-9A-Za-z_-])", 216, is_disordered),
+        NamedPattern("openai_key", r"\b(sk-(?:proj-|svcacct-|admin-|None-)?[A-Za-z0-9_-]{20,200})", 216, _begins_disordered),
         NamedPattern("huggingface_token", r"\b(hf_[A-Za-z]{34})\b", 40),
         NamedPattern("npm_token", r"\b(npm_[A-Za-z0-9]{36})\b", 40),
         NamedPattern("pypi_token", r"\b(pypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,200})", 224),
@@ -68,6 +71,11 @@ def is_disordered(value: str) -> bool:
     count = len(value)
     bits = -sum(times / count * math.log2(times / count) for times in Counter(value).values())
     return bits >= _LEAST_BITS
+
+
+def _begins_disordered(value: str) -> bool:
+    """Say so of what a value begins with: nothing that is put behind a key makes it none."""
+    return is_disordered(value[:_TELLING_CHARS])
 
 
 def _is_no_placeholder(value: str) -> bool:

@@ -198,7 +198,7 @@ def _idempotency(scene: Scene) -> None:
 DRILLS = [
     Drill(
         name="malformed_corpus",
-        group="callers",
+        group="input",
         breaks="32 requests that are no JSON, or no HTTP at all",
         proves=("malformed_request",),
         promise=unharmed("malformed_request"),
@@ -209,7 +209,7 @@ DRILLS = [
     ),
     Drill(
         name="invalid_input",
-        group="callers",
+        group="input",
         breaks="a flood of inputs that do not fit the schema: another type, out of range, unknown fields",
         proves=("invalid_input",),
         promise=lambda declared: promised(declared, "invalid_input", shelter="named"),
@@ -219,7 +219,7 @@ DRILLS = [
     ),
     Drill(
         name="unknown_service",
-        group="callers",
+        group="input",
         breaks="requests for services that are not here",
         proves=("unknown_service",),
         promise=unharmed("unknown_service"),
@@ -228,7 +228,7 @@ DRILLS = [
     ),
     Drill(
         name="oversized_body",
-        group="callers",
+        group="input",
         breaks="a body of 1 GiB announced, 2 MiB sent, and too many records",
         proves=("oversized_request",),
         promise=unharmed("oversized_request"),
@@ -238,7 +238,7 @@ DRILLS = [
     ),
     Drill(
         name="large_headers",
-        group="callers",
+        group="input",
         breaks="headers of 70 KiB, 5,000 headers, a URL of 200 KB",
         proves=("headers_too_large",),
         promise=unharmed("headers_too_large"),
@@ -248,7 +248,7 @@ DRILLS = [
     ),
     Drill(
         name="wrong_content_type",
-        group="callers",
+        group="input",
         breaks="bodies of another type, charset or encoding",
         proves=("unsupported_media_type",),
         promise=unharmed("unsupported_media_type"),
@@ -257,7 +257,7 @@ DRILLS = [
     ),
     Drill(
         name="idempotency_conflict",
-        group="callers",
+        group="input",
         breaks="one idempotency key for two different requests",
         proves=("idempotency_conflict",),
         promise=unharmed("idempotency_conflict"),

@@ -461,7 +461,7 @@ DRILLS: list[Drill] = [
     ),
     Drill(
         name="token_budget",
-        group="load",
+        group="scaling",
         breaks="one key uses up its tokens of the minute",
         proves=("budget_exceeded",),
         promise=lambda declared: promised(declared, "budget_exceeded", shelter="all", harmed_at_most=0.02),
@@ -473,7 +473,7 @@ DRILLS: list[Drill] = [
     ),
     Drill(
         name="bad_prompt_as_canary",
-        group="releases",
+        group="rollback",
         breaks="a canary's prompt makes the model tell it to whoever asks",
         proves=("canary_worse",),
         promise=lambda declared: promised(

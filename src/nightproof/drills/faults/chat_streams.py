@@ -19,7 +19,7 @@ _MARK = "drillmark7"
 _CALLERS = 10
 _READ_WITHIN_S = 5.0
 _LONG_TOKENS = 2_500
-"""Half a megabyte of events each. With much more the lying upstream itself would be what is slow."""
+"""Half a megabyte of events each. With much more the lying upstream, one process, would be what is slow."""
 
 
 def _open_streams(scene: Scene, count: int, *, small: bool = False) -> list[socket.socket]:
@@ -145,7 +145,7 @@ def _unfinished(scene: Scene) -> set[str]:
 DRILLS = [
     Drill(
         name="stream_caller_gone",
-        group="network",
+        group="degradation",
         breaks=f"{_CALLERS} callers hang up in the middle of a streamed answer",
         proves=("caller_gone",),
         promise=unharmed("caller_gone"),
@@ -157,7 +157,7 @@ DRILLS = [
     ),
     Drill(
         name="slow_stream_reader",
-        group="network",
+        group="degradation",
         breaks=f"{_CALLERS} callers ask for long answers and read nothing of them",
         proves=("caller_gone",),
         promise=unharmed("caller_gone", recorded=False),
@@ -169,7 +169,7 @@ DRILLS = [
     ),
     Drill(
         name="server_killed_mid_stream",
-        group="processes",
+        group="health",
         breaks="kill -9 of the server while streamed answers leave",
         proves=("unclean_stop",),
         promise=lambda declared: promised(

@@ -174,7 +174,7 @@ def _mid(failure: str) -> Callable[[Description], Promise]:
 DRILLS = [
     Drill(
         name="upstream_refused",
-        group="dependencies",
+        group="degradation",
         breaks="the upstream's process is killed: its port takes no connection",
         proves=("upstream_unreachable", "upstream_down"),
         promise=upstream_promise("upstream_unreachable", also=("upstream_broken",)),
@@ -185,7 +185,7 @@ DRILLS = [
     ),
     Drill(
         name="upstream_500",
-        group="dependencies",
+        group="degradation",
         breaks="the upstream answers everything with 500",
         proves=("upstream_error", "upstream_down"),
         promise=upstream_promise("upstream_error"),
@@ -195,7 +195,7 @@ DRILLS = [
     ),
     Drill(
         name="upstream_429",
-        group="dependencies",
+        group="degradation",
         breaks=f"the upstream limits us and asks for a pause of {_PAUSE_S} s",
         proves=("upstream_limited",),
         promise=upstream_promise("upstream_limited", alert_within_s=40.0),
@@ -206,7 +206,7 @@ DRILLS = [
     ),
     Drill(
         name="upstream_rejects",
-        group="dependencies",
+        group="degradation",
         breaks="the upstream says of some requests that they are wrong",
         proves=("upstream_rejected",),
         promise=of_some_callers("upstream_rejected", alert_within_s=45.0),
@@ -217,7 +217,7 @@ DRILLS = [
     ),
     Drill(
         name="upstream_slow",
-        group="dependencies",
+        group="degradation",
         breaks="the upstream takes up to 0.8 s to its first token",
         proves=("upstream_timeout",),
         promise=lambda declared: promised(
@@ -229,7 +229,7 @@ DRILLS = [
     ),
     Drill(
         name="upstream_hangs",
-        group="dependencies",
+        group="degradation",
         breaks="the upstream takes requests and never says a word",
         proves=("upstream_timeout", "upstream_down"),
         promise=upstream_promise("upstream_timeout", alert_within_s=20.0),
@@ -240,7 +240,7 @@ DRILLS = [
     ),
     Drill(
         name="upstream_hangs_mid_stream",
-        group="dependencies",
+        group="degradation",
         breaks="the upstream begins its answers and then says no more",
         proves=("upstream_timeout",),
         promise=_mid("upstream_timeout"),
@@ -251,7 +251,7 @@ DRILLS = [
     ),
     Drill(
         name="upstream_reset",
-        group="dependencies",
+        group="degradation",
         breaks="the upstream hangs up in the middle of its answers",
         proves=("upstream_broken",),
         promise=_mid("upstream_broken"),
@@ -262,7 +262,7 @@ DRILLS = [
     ),
     Drill(
         name="upstream_malformed",
-        group="dependencies",
+        group="degradation",
         breaks=f"the upstream answers in {len(_MALFORMED)} ways that are none: cut, half a character, another type",
         proves=("upstream_broken",),
         promise=upstream_promise(
@@ -275,7 +275,7 @@ DRILLS = [
     ),
     Drill(
         name="upstream_command_killed",
-        group="processes",
+        group="health",
         breaks="the program that serves the model is killed as often as it is started",
         proves=("upstream_command_failed", "upstream_down"),
         promise=lambda declared: promised(

@@ -125,7 +125,7 @@ DRILLS = [
     ),
     Drill(
         name="encoding_mess",
-        group="data",
+        group="input",
         breaks="texts in UTF-16 and Latin-1, half a surrogate, zeros",
         proves=("malformed_request",),
         promise=unharmed("malformed_request"),

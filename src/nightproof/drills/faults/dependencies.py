@@ -246,7 +246,7 @@ def _unrecorded(names: tuple[str, ...] = (), **more: object) -> object:
 DRILLS = [
     Drill(
         name="disk_full",
-        group="dependencies",
+        group="audit",
         breaks="the kernel refuses every write of the log's writer, as on a full disk",
         proves=("audit_unavailable",),
         promise=_unrecorded(),  # type: ignore[arg-type]
@@ -257,7 +257,7 @@ DRILLS = [
     ),
     Drill(
         name="database_locked",
-        group="dependencies",
+        group="audit",
         breaks="another program holds a write lock on the log",
         proves=("audit_unavailable",),
         promise=_unrecorded(alert_within_s=15.0),  # type: ignore[arg-type]
@@ -266,7 +266,7 @@ DRILLS = [
     ),
     Drill(
         name="audit_writer_stopped",
-        group="dependencies",
+        group="audit",
         breaks="the log's writer stands still for 4 s: a disk that does not answer",
         proves=("audit_unavailable", "audit_writer_lost"),
         promise=_unrecorded(
@@ -278,7 +278,7 @@ DRILLS = [
     ),
     Drill(
         name="spill_and_merge",
-        group="dependencies",
+        group="audit",
         breaks="the kernel refuses every write of the log's writer; the service may spill",
         proves=("spilling",),
         promise=lambda declared: promised(declared, "spilling", shelter="covered"),
@@ -287,7 +287,7 @@ DRILLS = [
     ),
     Drill(
         name="spill_to_the_brim",
-        group="dependencies",
+        group="audit",
         breaks="the log cannot be written, and the side file has room for 64 KiB",
         proves=("spill_full",),
         promise=lambda declared: promised(
@@ -299,7 +299,7 @@ DRILLS = [
     ),
     Drill(
         name="disk_nearly_full",
-        group="dependencies",
+        group="monitoring",
         breaks="free space falls under the watermark (set 200 MB under what is free now)",
         proves=("disk_low",),
         promise=lambda declared: promised(declared, "disk_low", shelter="all"),
@@ -308,7 +308,7 @@ DRILLS = [
     ),
     Drill(
         name="failing_fsync",
-        group="dependencies",
+        group="audit",
         breaks="the disk fails while a record is made durable",
         proves=("audit_outcome_unknown",),
         promise=lambda declared: promised(
@@ -323,7 +323,7 @@ DRILLS = [
     ),
     Drill(
         name="history_disk_full",
-        group="dependencies",
+        group="monitoring",
         breaks="what the meters remember cannot be written",
         proves=("history_not_kept",),
         promise=lambda declared: promised(
@@ -334,7 +334,7 @@ DRILLS = [
     ),
     Drill(
         name="clock_jump",
-        group="dependencies",
+        group="monitoring",
         breaks="the wall clock jumps two days ahead",
         proves=("clock_jumped",),
         promise=lambda declared: promised(

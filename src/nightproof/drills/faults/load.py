@@ -142,7 +142,7 @@ def _watch(look: object, seconds: float) -> None:
 DRILLS = [
     Drill(
         name="greedy_caller",
-        group="load",
+        group="scaling",
         breaks="one key sends 300 requests a second, four times its quota",
         proves=("quota_exceeded",),
         promise=lambda declared: promised(declared, "quota_exceeded", shelter="all", harmed_at_most=0.02),
@@ -152,7 +152,7 @@ DRILLS = [
     ),
     Drill(
         name="overload_10x",
-        group="load",
+        group="scaling",
         breaks="ten times the load that the service can answer, from callers who do not wait",
         proves=("overloaded",),
         promise=lambda declared: promised(

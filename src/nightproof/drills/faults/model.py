@@ -195,7 +195,7 @@ def _eat(scene: Scene) -> None:
 DRILLS = [
     Drill(
         name="slow_model",
-        group="model",
+        group="degradation",
         breaks="the model takes three times its time for one record, which comes again and again",
         proves=("model_timeout", "deadline_exceeded"),
         promise=_failing(
@@ -210,7 +210,7 @@ DRILLS = [
     ),
     Drill(
         name="model_hangs",
-        group="model",
+        group="degradation",
         breaks="the model never returns for one record",
         proves=("model_timeout",),
         promise=_failing(
@@ -224,7 +224,7 @@ DRILLS = [
     ),
     Drill(
         name="model_raises",
-        group="model",
+        group="degradation",
         breaks="the model raises an exception for one record",
         proves=("model_error",),
         promise=_failing("model_error"),
@@ -234,7 +234,7 @@ DRILLS = [
     ),
     Drill(
         name="model_answers_garbage",
-        group="model",
+        group="output",
         breaks="the model answers something of another type for one record",
         proves=("invalid_output",),
         promise=_failing("invalid_output"),
@@ -245,7 +245,7 @@ DRILLS = [
     ),
     Drill(
         name="model_answers_nan",
-        group="model",
+        group="output",
         breaks="the model answers NaN for one record",
         proves=("invalid_output",),
         promise=_failing("invalid_output"),
@@ -255,7 +255,7 @@ DRILLS = [
     ),
     Drill(
         name="model_answers_too_few",
-        group="model",
+        group="output",
         breaks="the model answers one row too few",
         proves=("invalid_output",),
         promise=_failing("invalid_output"),
@@ -265,7 +265,7 @@ DRILLS = [
     ),
     Drill(
         name="low_confidence",
-        group="model",
+        group="output",
         breaks="the model is not sure of one record in three",
         proves=("low_confidence",),
         promise=_failing("low_confidence"),
@@ -275,7 +275,7 @@ DRILLS = [
     ),
     Drill(
         name="output_check_fails",
-        group="model",
+        group="output",
         breaks="the model answers what an output check of the service refuses",
         proves=("unsafe_output",),
         promise=_failing("unsafe_output", may_fail=("low_confidence", "invalid_output")),
@@ -285,7 +285,7 @@ DRILLS = [
     ),
     Drill(
         name="poison_record",
-        group="model",
+        group="input",
         breaks="one record makes the model's process segfault, and is sent again and again",
         proves=("poison_input", "model_crash"),
         promise=_failing(
@@ -297,7 +297,7 @@ DRILLS = [
     ),
     Drill(
         name="golden_cases_wrong",
-        group="model",
+        group="output",
         breaks="the model turns sure of itself and wrong, golden cases included",
         proves=("golden_case_failed", "model_unavailable"),
         promise=_golden_promise,
@@ -307,7 +307,7 @@ DRILLS = [
     ),
     Drill(
         name="worker_out_of_memory",
-        group="model",
+        group="health",
         breaks="the model eats all memory for one record (declared down to 640 MB for this stage)",
         proves=("model_out_of_memory",),
         promise=_failing(
@@ -321,7 +321,7 @@ DRILLS = [
     ),
     Drill(
         name="load_never_ends",
-        group="model",
+        group="health",
         breaks="every worker dies, and the model cannot be loaded any more",
         proves=("workers_exhausted", "model_unavailable"),
         promise=_failing(

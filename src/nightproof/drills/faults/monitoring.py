@@ -177,7 +177,7 @@ def _has_room_to_be_slow(declared: Description, inputs: Inputs) -> str:
 DRILLS = [
     Drill(
         name="runbooks_followed",
-        group="monitoring",
+        group="runbooks",
         breaks="nothing: the pages of what has fired are opened, and their commands run",
         proves=(),
         promise=lambda declared: promised(
@@ -187,7 +187,7 @@ DRILLS = [
     ),
     Drill(
         name="receiver_down",
-        group="monitoring",
+        group="alerting",
         breaks="the webhook takes no alerts while the model fails",
         proves=("delivery_failing",),
         promise=lambda declared: promised(
@@ -199,7 +199,7 @@ DRILLS = [
     ),
     Drill(
         name="error_budget_burn",
-        group="monitoring",
+        group="alerting",
         breaks="half of all requests fail, and no fallback is declared (in this stage)",
         proves=("availability_burning", "model_error"),
         promise=lambda declared: promised(declared, "model_error", shelter="named"),
@@ -209,7 +209,7 @@ DRILLS = [
     ),
     Drill(
         name="slow_budget_burn",
-        group="monitoring",
+        group="alerting",
         breaks="every answer takes 140 ms where 100 ms are promised (in this stage)",
         proves=("latency_burning",),
         promise=lambda declared: promised(

@@ -133,7 +133,7 @@ def _reader_stops(scene: Scene) -> None:
 DRILLS = [
     Drill(
         name="client_gone",
-        group="network",
+        group="degradation",
         breaks="20 callers hang up while their request is at work",
         proves=("caller_gone",),
         promise=unharmed("caller_gone"),
@@ -143,7 +143,7 @@ DRILLS = [
     ),
     Drill(
         name="half_a_body",
-        group="network",
+        group="input",
         breaks="callers who close in the middle of a body",
         proves=("caller_gone", "malformed_request"),
         promise=unharmed("caller_gone", recorded=False),
@@ -152,7 +152,7 @@ DRILLS = [
     ),
     Drill(
         name="slow_loris",
-        group="network",
+        group="security",
         breaks=f"{_SLOW} connections that send a header byte by byte",
         proves=("slow_request",),
         promise=unharmed("slow_request"),
@@ -161,7 +161,7 @@ DRILLS = [
     ),
     Drill(
         name="silent_connections",
-        group="network",
+        group="security",
         breaks="500 connections that say nothing",
         proves=("slow_request",),
         promise=unharmed("slow_request", recorded=False),
@@ -170,7 +170,7 @@ DRILLS = [
     ),
     Drill(
         name="answers_not_read",
-        group="network",
+        group="security",
         breaks="callers who send 400 requests at once and read none of the answers",
         proves=("caller_gone",),
         promise=unharmed("caller_gone", recorded=False),

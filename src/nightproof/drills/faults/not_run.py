@@ -7,7 +7,7 @@ from nightproof.drills.drill import NotRun
 DRILLS: list[NotRun] = [
     NotRun(
         name="internal_error",
-        group="processes",
+        group="health",
         breaks="an exception that nobody expected, in the server itself",
         proves=("internal_error",),
         why="no way from outside is known that ends in a fault of the server; each one that is found becomes a test",
@@ -21,7 +21,7 @@ DRILLS: list[NotRun] = [
     ),
     NotRun(
         name="read_only_state",
-        group="dependencies",
+        group="audit",
         breaks="the state folder becomes read-only under the running server",
         proves=("audit_unavailable",),
         why="it takes root to mount a file system read-only; disk_full refuses the same writes",

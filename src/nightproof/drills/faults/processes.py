@@ -152,7 +152,7 @@ def _is_alive(pid: int) -> bool:
 DRILLS = [
     Drill(
         name="worker_killed",
-        group="processes",
+        group="health",
         breaks="kill -9 of a worker that is at work",
         proves=("model_crash",),
         promise=lambda declared: promised(
@@ -166,7 +166,7 @@ DRILLS = [
     ),
     Drill(
         name="worker_stopped",
-        group="processes",
+        group="health",
         breaks="SIGSTOP to a worker: it is there, and does nothing",
         proves=("model_timeout", "model_crash"),
         promise=lambda declared: promised(
@@ -179,7 +179,7 @@ DRILLS = [
     ),
     Drill(
         name="all_workers_killed",
-        group="processes",
+        group="health",
         breaks="kill -9 of every worker at once, the spares included",
         proves=("model_unavailable", "model_crash"),
         promise=lambda declared: promised(
@@ -193,7 +193,7 @@ DRILLS = [
     ),
     Drill(
         name="audit_writer_killed",
-        group="processes",
+        group="health",
         breaks="kill -9 of the process that writes the audit log",
         proves=("audit_writer_lost",),
         promise=lambda declared: promised(
@@ -205,7 +205,7 @@ DRILLS = [
     ),
     Drill(
         name="server_held_up",
-        group="processes",
+        group="health",
         breaks="SIGSTOP to the server for 2 s: a host that stands still",
         proves=("loop_lagging",),
         promise=lambda declared: promised(
@@ -218,7 +218,7 @@ DRILLS = [
     ),
     Drill(
         name="sigterm_under_load",
-        group="processes",
+        group="health",
         breaks="SIGTERM while callers ask: a deployment",
         proves=("shutting_down",),
         promise=lambda declared: promised(
@@ -231,7 +231,7 @@ DRILLS = [
     ),
     Drill(
         name="server_killed",
-        group="processes",
+        group="health",
         breaks="kill -9 of the server under load; started again as the unit file does",
         proves=("unclean_stop",),
         promise=lambda declared: promised(

@@ -272,7 +272,7 @@ def _gate(failure: str) -> object:
 DRILLS = [
     Drill(
         name="rollback_under_load",
-        group="releases",
+        group="rollback",
         breaks="a release is promoted and rolled back by hand while callers ask",
         proves=("release_rolled_back",),
         promise=lambda declared: promised(
@@ -283,7 +283,7 @@ DRILLS = [
     ),
     Drill(
         name="bad_release_as_canary",
-        group="releases",
+        group="rollback",
         breaks="a canary fails four requests of five",
         proves=("canary_worse",),
         promise=lambda declared: promised(
@@ -295,7 +295,7 @@ DRILLS = [
     ),
     Drill(
         name="canary_without_traffic",
-        group="releases",
+        group="rollback",
         breaks="a canary gets no traffic that it could be judged by",
         proves=("canary_undecided",),
         promise=lambda declared: promised(
@@ -306,7 +306,7 @@ DRILLS = [
     ),
     Drill(
         name="two_operators_at_once",
-        group="releases",
+        group="rollback",
         breaks="two operators promote two releases in the same moment",
         proves=("promotion_refused",),
         promise=lambda declared: promised(
@@ -318,7 +318,7 @@ DRILLS = [
     ),
     Drill(
         name="release_by_a_stranger",
-        group="releases",
+        group="rollback",
         breaks="a release signed by a key that nobody trusts is handed in",
         proves=("release_unsigned",),
         promise=_gate("release_unsigned"),  # type: ignore[arg-type]
@@ -328,7 +328,7 @@ DRILLS = [
     ),
     Drill(
         name="release_byte_flipped",
-        group="releases",
+        group="rollback",
         breaks="one byte of a signed release is changed on its way",
         proves=("release_damaged",),
         promise=_gate("release_damaged"),  # type: ignore[arg-type]
@@ -338,7 +338,7 @@ DRILLS = [
     ),
     Drill(
         name="release_on_another_framework",
-        group="releases",
+        group="rollback",
         breaks="a release asks for an interpreter that is not here",
         proves=("release_incompatible",),
         promise=_gate("release_incompatible"),  # type: ignore[arg-type]
@@ -347,7 +347,7 @@ DRILLS = [
     ),
     Drill(
         name="release_worse_than_it_says",
-        group="releases",
+        group="rollback",
         breaks="a release fails its own golden cases",
         proves=("release_refused",),
         promise=_gate("release_refused"),  # type: ignore[arg-type]
@@ -356,7 +356,7 @@ DRILLS = [
     ),
     Drill(
         name="release_with_disguised_pickle",
-        group="releases",
+        group="rollback",
         breaks="a release carries a pickle that runs a command and calls itself JSON",
         proves=("release_refused",),
         promise=lambda declared: promised(
@@ -369,7 +369,7 @@ DRILLS = [
     ),
     Drill(
         name="bad_release_promoted",
-        group="releases",
+        group="rollback",
         breaks="a release goes live at once and fails every request",
         proves=("release_rolled_back", "availability_burning"),
         promise=lambda declared: promised(
@@ -383,7 +383,7 @@ DRILLS = [
     ),
     Drill(
         name="bad_release_without_history",
-        group="releases",
+        group="rollback",
         breaks="the only release there is turns wrong, and nothing stands behind it",
         proves=("no_way_back", "golden_case_failed"),
         promise=lambda declared: promised(

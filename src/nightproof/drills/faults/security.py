@@ -244,7 +244,7 @@ DRILLS = [
     ),
     Drill(
         name="labels_poisoned",
-        group="security",
+        group="data",
         breaks="one key gives labels that say the opposite of what is right",
         proves=("feedback_poisoned",),
         promise=lambda declared: promised(declared, "feedback_poisoned", shelter="all"),

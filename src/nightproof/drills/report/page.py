@@ -242,8 +242,7 @@ def _made_of_target(report: Report) -> str:
         f"{escape(machine.system)}, {machine.cpus} cores; it took {report.took_s:.0f} s. The server calls itself "
         f"{escape(target.server or 'nothing')}. Health: {escape(paths)}.</p><p>Callers asked at a fixed rate whatever "
         "came back, and their time counts from the moment a call was due. Recorded is not judged: an audit log cannot "
-        "be "
-        "read from outside. Alerted asks whether the health paths tell the truth. Where callers and server share a "
+        "be read from outside. Alerted asks whether the health paths tell the truth. Where callers and server share a "
         "machine, seconds are upper bounds.</p></section>"
     )
 

@@ -404,7 +404,7 @@ def _with_deadline(adapter: Adapter) -> str:
 DRILLS = (
     TargetDrill(
         name="malformed_input",
-        group="callers",
+        group="input",
         breaks="41 requests that do not fit, are no JSON, or no HTTP at all",
         proves=("malformed_request", "invalid_input"),
         promise=promised_of,
@@ -413,7 +413,7 @@ DRILLS = (
     ),
     TargetDrill(
         name="client_gone",
-        group="network",
+        group="degradation",
         breaks=f"{_GONE} callers hang up while their request is at work",
         proves=("caller_gone",),
         promise=promised_of,
@@ -421,7 +421,7 @@ DRILLS = (
     ),
     TargetDrill(
         name="slow_clients",
-        group="network",
+        group="security",
         breaks=f"{_SLOW} connections that send a header byte by byte",
         proves=("slow_request",),
         promise=promised_of,
@@ -430,7 +430,7 @@ DRILLS = (
     ),
     TargetDrill(
         name="overload",
-        group="load",
+        group="scaling",
         breaks="ten times the load that it can answer, from callers who do not wait",
         proves=("overloaded",),
         promise=lambda adapter: promised_of(adapter, shelter="named", may_fail=TOLD_TO_WAIT),
@@ -439,7 +439,7 @@ DRILLS = (
     ),
     TargetDrill(
         name="nonsense_answer",
-        group="model",
+        group="output",
         breaks="the model answers some inputs with what is no answer",
         proves=("invalid_output",),
         promise=promised_of,
@@ -448,7 +448,7 @@ DRILLS = (
     ),
     TargetDrill(
         name="crash_command",
-        group="processes",
+        group="health",
         breaks="a command kills the model's process",
         proves=("model_crash",),
         promise=lambda adapter: promised_of(adapter, harmed_at_most=_HARMED_AT_MOST),
@@ -457,7 +457,7 @@ DRILLS = (
     ),
     TargetDrill(
         name="crash_record",
-        group="model",
+        group="health",
         breaks=f"one record kills the process that predicts it, and comes {_CRASHES} times",
         proves=("model_crash", "poison_input"),
         promise=lambda adapter: promised_of(adapter, harmed_at_most=_HARMED_AT_MOST),
@@ -466,7 +466,7 @@ DRILLS = (
     ),
     TargetDrill(
         name="deadline_asked",
-        group="model",
+        group="degradation",
         breaks="a call hangs, and its caller asked for half the time",
         proves=("deadline_exceeded",),
         promise=lambda adapter: promised_of(adapter, harmed_at_most=_HARMED_AT_MOST),
@@ -475,7 +475,7 @@ DRILLS = (
     ),
     TargetDrill(
         name="hung_call",
-        group="model",
+        group="degradation",
         breaks="one call makes the model hang",
         proves=("model_timeout",),
         promise=lambda adapter: promised_of(adapter, harmed_at_most=_HARMED_AT_MOST),
@@ -484,8 +484,8 @@ DRILLS = (
     ),
     TargetDrill(
         name="model_hung",
-        group="model",
-        breaks=f"{_HANGS_PER_S * _HANGS_FOR_S:.0f} calls in {_HANGS_FOR_S:.0f} s make the model hang",
+        group="health",
+        breaks=f"{_HANGS_PER_S:.0f} calls a second make the model hang, for {_HANGS_FOR_S:.0f} s",
         proves=("model_timeout", "model_unavailable"),
         promise=lambda adapter: promised_of(adapter, shelter="named"),
         act=_model_hung,

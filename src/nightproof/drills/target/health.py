@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from nightproof.base.clock import monotonic_s
 from nightproof.drills.observed import Call, Sample
+from nightproof.drills.stage import pause
 from nightproof.drills.target.place import TargetPlace
 
 _EVERY_S = 0.25
@@ -93,13 +94,20 @@ def is_yes(status: int) -> bool:
     return 200 <= status < 300
 
 
-def find_paths(place: TargetPlace) -> HealthPaths:
-    """Take the first path of each kind that says yes now, on a good day."""
+def find_paths(place: TargetPlace, *, within_s: float = 10.0) -> HealthPaths:
+    """Take the first path of each kind that says yes on a good day; one that still starts has some time to say so."""
+    known = place.adapter.health
 
     def first(paths: Sequence[str]) -> str:
         return next((path for path in paths if is_yes(ask_path(place, path))), "")
 
-    return HealthPaths(live=first(place.adapter.health.live), ready=first(place.adapter.health.ready))
+    until_s = monotonic_s() + within_s
+    while True:
+        found = HealthPaths(live=first(known.live), ready=first(known.ready))
+        is_whole = bool(found.live or not known.live) and bool(found.ready or not known.ready)
+        if is_whole or monotonic_s() > until_s:
+            return found
+        pause(_EVERY_S)
 
 
 def longest_lie_s(

@@ -173,9 +173,9 @@ def health_claims(
 ) -> list[Claim]:
     """Claim that the health paths told the truth. Pure."""
     claims, within_s = [], adapter.deadline_s
-    for path, says_yes, lies_at_most_s in (
-        (paths.ready, lambda sample: sample.is_ready, adapter.health.ready_honest_within_s),
-        (paths.live, lambda sample: sample.is_live, adapter.health.live_honest_within_s),
+    for kind, path, says_yes, lies_at_most_s in (
+        ("readiness", paths.ready, lambda sample: sample.is_ready, adapter.health.ready_honest_within_s),
+        ("liveness", paths.live, lambda sample: sample.is_live, adapter.health.live_honest_within_s),
     ):
         if not path:
             continue
@@ -184,14 +184,14 @@ def health_claims(
         claims += [
             judge.claim_at_most(
                 "alerted",
-                f"{path} says yes while nobody is answered",
+                f"{kind} ({path}) says yes while nobody is answered",
                 promised=lies_at_most_s,
                 seen=lie_s,
                 unit=" s",
             ),
             judge.claim_at_most(
                 "alerted",
-                f"{path} says no while everybody is answered",
+                f"{kind} ({path}) says no while everybody is answered",
                 promised=_FALSE_ALARM_AT_MOST_S,
                 seen=alarm_s,
                 unit=" s",

@@ -76,5 +76,5 @@ service = Service(
     workers=(1, 1),
     spares=1,
     memory_mb=512,
-    load_timeout_s=1.5,
+    load_timeout_s=4.0,
 )
