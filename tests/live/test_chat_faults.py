@@ -285,6 +285,21 @@ def test_what_cannot_be_taken_is_refused_and_recorded(alone: Chatting, body: byt
     assert alone.first.seen["calls"] == calls
 
 
+@pytest.mark.parametrize("kind", ["application/json; charset=latin-1", "text/plain"])
+def test_a_chat_in_another_charset_or_type_is_refused(alone: Chatting, kind: str):
+    answer = alone.served.client.post(
+        "/v1/chat/completions", content=_chat_body("Hello"), headers={"content-type": kind}
+    )
+    plain = alone.served.client.post(
+        "/v1/chat/completions",
+        content=_chat_body("Hello"),
+        headers={"content-type": "application/json; charset=UTF-8"},
+    )
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
+    assert plain.status_code == 200
+
+
 def test_a_prompt_of_ten_megabytes_is_refused_while_others_are_answered(alone: Chatting):
     big: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "x" * (10 << 20)}]}
     with ThreadPoolExecutor(1) as pool:

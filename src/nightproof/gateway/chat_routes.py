@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nightproof.gateway.app import Call
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 _MOST_APPROVALS = 16
 
 
@@ -216,16 +217,19 @@ def _wrong_method() -> Refusal:
 
 
 def _wrong_type(call: Call) -> Refusal | None:
-    kind = call.headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
+    kind, _, parameters = call.headers.get(b"content-type", b"application/json").lower().partition(b";")
+    named = [one.strip().partition(b"=") for one in parameters.split(b";")]
+    charsets = [value.strip(b'" ') for name, _, value in named if name == b"charset"]
     if (
-        kind == b"application/json"
+        kind.strip() == b"application/json"
+        and all(charset in _CHARSETS for charset in charsets)
         and call.headers.get(b"content-encoding", b"identity").lower() == b"identity"
     ):
         return None
     return Refusal(
         "The body is not plain JSON.",
         failure="unsupported_media_type",
-        hint="Send `Content-Type: application/json`, not compressed.",
+        hint="Send `Content-Type: application/json` in UTF-8, not compressed.",
     )
 
 

@@ -6,6 +6,7 @@ The model of these stages takes 20 ms and one record at a time, so that this mac
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from nightproof.base.clock import monotonic_s
 from nightproof.drills import judge
@@ -79,7 +80,7 @@ def _overload(scene: Scene) -> None:
 def _greedy(scene: Scene) -> None:
     greedy_key = scene.stage.make_key("predict", "--name", "greedy")
     place = scene.stage.place
-    theirs = type(place)(port=place.port, service=place.service, key=greedy_key, tls=place.tls)
+    theirs = replace(place, key=greedy_key)
     bodies = [json.dumps(record).encode() for record in scene.inputs.good()]
     with scene.fault():
         crowd = Crowd(theirs, bodies, rate_per_s=300.0, patience_s=5.0, seed=scene.seed)

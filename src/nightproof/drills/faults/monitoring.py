@@ -45,6 +45,7 @@ _PAGES = (
 def _receiver_down(scene: Scene) -> None:
     """The webhook takes nothing: the other receiver must be told of that, and what was missed must come later."""
     receiver = scene.stage.receiver
+    raised = "model_error" if scene.declared.chat is None else "check_failed"
     scene.prepare_marked()
     with scene.fault():
         scene.undo("the receiver", lambda: setattr(receiver, "is_refusing", False))
@@ -57,16 +58,16 @@ def _receiver_down(scene: Scene) -> None:
 
     def has_come() -> bool:
         return any(
-            one.by == "webhook" and one.failure == "model_error" and one.at_s >= (scene.undone_s or 0)
+            one.by == "webhook" and one.failure == raised and one.at_s >= (scene.undone_s or 0)
             for one in list(receiver.told)
         )
 
-    later_s = scene.until(has_come, within_s=70.0) if "model_error" in missed else None
+    later_s = scene.until(has_come, within_s=70.0) if raised in missed else None
     times = len(
         [
             one
             for one in receiver.told
-            if one.by == "webhook" and one.failure == "model_error" and one.state == "firing"
+            if one.by == "webhook" and one.failure == raised and one.state == "firing"
         ]
     )
     took_s = None if later_s is None else later_s - ((scene.undone_s or 0) - (scene.fault_s or 0))
