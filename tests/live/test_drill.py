@@ -122,7 +122,7 @@ def test_a_drill_that_is_ended_undoes_everything(tmp_path: Path, number: int):
     process.wait(60)
     wait_until(lambda: not stage.exists(), within_s=30)
 
-    assert watchdog.processes_of(stage) == []
+    wait_until(lambda: watchdog.processes_of(stage) == [], within_s=30)
     assert time.monotonic() - began_s < 60
 
 

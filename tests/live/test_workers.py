@@ -207,7 +207,7 @@ def test_a_caller_s_shorter_deadline_ends_its_wait_and_no_worker(served: Served)
 MOODS = {
     "load_exits": "load raised SystemExit",
     "load_raises": "model.bin is not there",
-    "load_hangs": "Load did not end within 1.5 s",
+    "load_hangs": "Load did not end within 4 s",
     "load_dies": "ended while it loaded (exit 9)",
     "load_allocates": "load ran out of memory",
     "wrong": "golden.jsonl line 1: y is 3.0, expected 2.0",
