@@ -211,7 +211,7 @@ class Runtime:
         )
         self.rooms.upstreams, self.rooms.budgets = self.chats.pictures, self.chats.budgets_left
         self.healths.ask_also(self.rooms.upstream_health)
-        self._ticking = Ticking(self._steps())
+        self._ticking = Ticking(self._steps(), self.begin)
         self.healths.ask_also(self._ticking.health)
         self.on_call = OnCall(
             settings,
@@ -469,8 +469,13 @@ class Runtime:
             Step("ledger", lambda now: self._see_to_the_ledger()),
             Step("keys", lambda now: self.keyring.refresh(now)),
             Step("releases", lambda now: self.helm.tick()),
-            Step("history", lambda now: self._see_to_the_history(), every_s=lambda: _KEEP_EVERY_S),
-            Step("budgets", lambda now: self.chats.keep(), every_s=lambda: _KEEP_EVERY_S),
+            Step(
+                "history",
+                lambda now: self._see_to_the_history(),
+                every_s=lambda: _KEEP_EVERY_S,
+                is_apart=True,
+            ),
+            Step("budgets", lambda now: self.chats.keep(), every_s=lambda: _KEEP_EVERY_S, is_apart=True),
             Step("drift", lambda now: self._see_to_the_drift()),
             Step("quarantine", lambda now: self.services.refresh_poison(), every_s=lambda: _POISON_EVERY_S),
             Step(

@@ -351,3 +351,25 @@ def test_a_dead_upstream_pages_with_its_runbook_and_the_page_ends_when_it_is_bac
                 return bool(pager.alerts("resolved", "NightproofUpstreamDown"))
 
             wait_until(is_over, within_s=90)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+def test_the_same_idempotency_key_repeats_the_answer_and_asks_nobody_again(
+    alone: Chatting, is_streamed: bool
+):
+    asked = {
+        "model": "chat",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "stream": is_streamed,
+    }
+    headers = {"idempotency-key": f"once-{is_streamed}"}
+    first = alone.served.client.post("/v1/chat/completions", json=asked, headers=headers)
+    calls = alone.first.seen["calls"]
+    again = alone.served.client.post("/v1/chat/completions", json=asked, headers=headers)
+    assert alone.first.seen["calls"] == calls
+    assert again.headers["idempotent-replayed"] == "true"
+    assert "Hello!" in first.text
+    assert "Hello! I help" in again.text
+    assert again.text.endswith("data: [DONE]\n\n") is is_streamed
+    record = alone.record(again.headers["x-request-id"])
+    assert not (record["content"] or {}).get("items"), "the first record holds what was said"

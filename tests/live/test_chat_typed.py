@@ -79,3 +79,9 @@ def test_a_typed_service_takes_no_free_chats(letters: Chatting):
 def test_its_types_are_in_the_description_of_the_api(letters: Chatting):
     described = letters.served.client.get("/openapi.json").json()
     assert "/services/letters/predict" in described["paths"]
+
+
+def test_the_records_of_a_list_do_not_use_up_each_others_repairs(letters: Chatting):
+    letters.first.control("bad_json", times=2)
+    items = letters.served.predict([letter("One."), letter("Two.")]).json()["items"]
+    assert [item["degraded"] for item in items] == [None, None]

@@ -132,6 +132,9 @@ class Chats:
             except (StorageUnavailable, StorageOutcomeUnknown) as error:
                 self._house.budgets.not_kept(lines)
                 log("usage_not_kept", level="warning", why=str(error))
+            except asyncio.CancelledError:
+                self._house.budgets.not_kept(lines)  # the stop keeps them
+                raise
 
     async def _open_store(self) -> None:
         if self._store is not None:

@@ -51,11 +51,12 @@ async def accept_chat(story: Story, house: House) -> ChatRequest:
     release = _release(served, story, caller, subject)
     chat = chat_of(release, story)
     _refuse_beyond(ask, chat.description, len(body))
-    item = Item(0, body, findings=[], subject=subject)
-    story.items = [item]
-    story.chat = ChatFacts(attempts=[], findings=[], is_streamed=ask.is_streamed)
     if arrival.idempotency_key:
         await claim_key(story, house, caller)
+    item = Item(0, body, findings=[], subject=subject)
+    if story.replay is None:  # a repeated reply is the first record's, with all that belongs to it
+        story.items = [item]
+        story.chat = ChatFacts(attempts=[], findings=[], is_streamed=ask.is_streamed)
     return ChatRequest(
         served=served,
         release=release,

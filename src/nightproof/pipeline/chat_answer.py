@@ -48,7 +48,7 @@ async def ask_upstream(request: ChatRequest, story: Story, house: House) -> None
 
     An answer that does not fit its schema is sent back with what is wrong, as often as the service says.
     """
-    item, repairs = request.item, request.chat.description.repairs
+    item, repairs_left = request.item, request.chat.description.repairs
     call = call_of(request, story)
     while True:
         completion = await complete(call, request, story, house)
@@ -61,8 +61,9 @@ async def ask_upstream(request: ChatRequest, story: Story, house: House) -> None
             item.output = _encode(fitting)
             remember_good(request)
             return
-        if item.failure != "invalid_output" or facts_of(story).repairs >= repairs:
+        if item.failure != "invalid_output" or not repairs_left:
             return
+        repairs_left -= 1  # its own: the records of a list do not use up each other's
         call = _repaired(call, answer, request, story)
 
 

@@ -57,9 +57,10 @@ async def _ask_previous(request: ChatRequest, story: Story, house: House) -> Non
     again = _of_release(request, before)
     item.failure, item.detail = "", ""
     # Its own checks look at the input too: what the live release's workers could not say, these may.
-    await inspect(again, story)
-    if not item.failure:
-        await ask_upstream(again, story, house)
+    with before.chat:
+        await inspect(again, story)
+        if not item.failure:
+            await ask_upstream(again, story, house)
     if item.failure:
         story.decisions.append(f"fallback:previous_release {item.failure}")
         item.failure, item.detail, item.output = failure, detail, b""

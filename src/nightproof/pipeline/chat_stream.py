@@ -7,6 +7,7 @@ still fall back; after that it ends with an error in the stream, and never as if
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 
 import msgspec
@@ -35,6 +36,8 @@ from nightproof.pipeline.story import Story
 from nightproof.workers.upstream.values import Delta, StreamedAnswer, UpstreamCall, UpstreamFault
 
 _encode = msgspec.json.Encoder().encode
+_MOST_IN_A_ROW = 16
+"""Pieces of one stream that are passed on before others have their turn: a millisecond or two."""
 
 
 async def answer_streamed(request: ChatRequest, story: Story, house: House, sink: Sink) -> None:
@@ -112,7 +115,13 @@ class _Streaming:
         await self._end()
 
     async def _pass_on(self, answer: StreamedAnswer) -> None:
+        in_a_row = 0
         async for delta in answer:
+            in_a_row += 1
+            if in_a_row >= _MOST_IN_A_ROW:
+                # Where pieces are there already and nobody makes us wait, nobody else would have a turn.
+                in_a_row = 0
+                await asyncio.sleep(0)
             self._count(delta)
             if delta.tool_calls:
                 self._tools.feed(delta.tool_calls)

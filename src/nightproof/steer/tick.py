@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -31,34 +31,46 @@ class Step(msgspec.Struct, eq=False):
     """Given the present time; what it returns is awaited if it can be. Never waits for long."""
     every_s: Callable[[], float] = float
     """The least time between two times; 0: at every tick."""
+    is_apart: bool = False
+    """It may wait for a disk: it is done beside the others, and not again before it has ended."""
     due_s: float = 0.0
+    doing: asyncio.Task[None] | None = None
 
 
 class Ticking:
     """Does the steps that are due. One that fails is told in health and done again; the others go on."""
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(
+        self, steps: Sequence[Step], begin: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    ) -> None:
         self._steps = list(steps)
+        self._begin = begin
         self._failing: dict[str, str] = {}
 
     async def tick(self, now: float) -> None:
         """Do what is due."""
         for step in self._steps:
-            if now < step.due_s:
+            if now < step.due_s or (step.doing is not None and not step.doing.done()):
                 continue
-            step.due_s = now + step.every_s()
-            try:
-                doing = step.do(now)
-                if isinstance(doing, Awaitable):
-                    await doing
-            except Exception as error:  # noqa: BLE001
-                # A border: whatever goes wrong now (a store that cannot be read, mostly) is tried again, and nothing
-                # ends the ticking.
-                if step.name not in self._failing:
-                    log("step_failed", level="warning", step=step.name, error=type(error).__name__)
-                self._failing[step.name] = type(error).__name__
+            if step.is_apart:
+                step.doing = self._begin(self._do(step, now))
             else:
-                self._failing.pop(step.name, None)
+                await self._do(step, now)
+
+    async def _do(self, step: Step, now: float) -> None:
+        try:
+            step.due_s = now + step.every_s()
+            doing = step.do(now)
+            if isinstance(doing, Awaitable):
+                await doing
+        except Exception as error:  # noqa: BLE001
+            # A border: whatever goes wrong now (a store that cannot be read, mostly) is tried again, and nothing
+            # ends the ticking.
+            if step.name not in self._failing:
+                log("step_failed", level="warning", step=step.name, error=type(error).__name__)
+            self._failing[step.name] = type(error).__name__
+        else:
+            self._failing.pop(step.name, None)
 
     def health(self, health: Health) -> list[Component]:
         """Return whether everything that happens by itself does."""
