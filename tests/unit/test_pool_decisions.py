@@ -546,3 +546,25 @@ def test_only_what_ended_a_worker_from_inside_puts_its_record_under_suspicion():
 
     assert [name for name, end in ends.items() if end.inside] == ["exited", "spoke nonsense"]
     assert [name for name, end in ends.items() if end.outside] == ["killed by somebody", "silent when asked"]
+
+
+def test_a_batch_is_no_larger_than_ends_in_its_time():
+    cost = BatchCost()
+    assert cost.most_within(0.5, most=64) == 16, "nothing is known: not all at once"
+    for size in (1, 4, 1, 4):
+        cost.learn(size, 0.02 * size)
+    assert cost.most_within(0.5, most=64) == 16, "four times the largest that ended"
+    for size in (16, 1, 16):
+        cost.learn(size, 0.02 * size)
+    assert cost.most_within(0.5, most=64) in (24, 25)
+    assert cost.most_within(0.01, most=64) == 1, "one record is always tried"
+
+
+def test_a_model_whose_cost_does_not_grow_gets_its_largest_batch_after_a_few():
+    cost = BatchCost()
+    sizes = []
+    for _ in range(4):
+        size = cost.most_within(0.075, most=64)
+        sizes.append(size)
+        cost.learn(size, 0.0002)
+    assert sizes == [16, 64, 64, 64]

@@ -175,13 +175,17 @@ class BatchCost:
     """
 
     _KEEP = 0.95
+    _FIRST = 16
+    _GROWTH = 4
 
     def __init__(self) -> None:
         self._weight = self._n = self._nn = self._d = self._nd = 0.0
         self._fixed_s = self._marginal_s = 0.0
+        self._largest = 0
 
     def learn(self, size: int, duration_s: float) -> None:
         """Take in one finished batch."""
+        self._largest = max(self._largest, size)
         keep = self._KEEP
         self._weight = self._weight * keep + 1.0
         self._n = self._n * keep + size
@@ -193,6 +197,16 @@ class BatchCost:
     def estimate_s(self, size: int) -> float:
         """Return the expected duration of a batch of that size; 0 while nothing is known."""
         return self._fixed_s + self._marginal_s * size
+
+    def most_within(self, within_s: float, *, most: int) -> int:
+        """Return the largest batch, up to `most`, that is expected to end within a time; at least 1.
+
+        Never more than a few times the largest that has ended so far: what a crowd costs is learnt before it is met.
+        """
+        size = min(most, max(self._FIRST, self._GROWTH * self._largest))
+        if self._marginal_s > 0:
+            size = min(size, int((within_s - self._fixed_s) / self._marginal_s))
+        return max(1, size)
 
     def _fit(self) -> None:
         mean_n, mean_d = self._n / self._weight, self._d / self._weight

@@ -38,6 +38,7 @@ _GRACE_S = 0.005
 _BUSY_OVER_S = 5.0
 _MEASURE_EVERY_S = 1.0
 _SETTLE_S = 10.0
+_BATCH_SHARE = 0.5
 _GOLDEN_PATIENCE_S = 5.0
 _OUTPUT_MOST_BYTES = 1 << 20
 
@@ -175,7 +176,7 @@ class Pool:
     def forecast(self, jobs: int) -> Forecast:
         """Estimate when `jobs` new ones would be answered."""
         if self._ready and not self._line.queue and not self._line.urgent:
-            return Forecast(0.0, self._cost.estimate_s(min(jobs, self.description.max_batch)))
+            return Forecast(0.0, self._cost.estimate_s(min(jobs, self._batch_most())))
         busy_left_s = 0.0
         workers = min(self._loaded, self.description.workers_max)
         running = [slot.batch for slot in self._slots.values() if slot.batch is not None]
@@ -188,7 +189,7 @@ class Pool:
             queued=len(self._line),
             new=jobs,
             workers=workers,
-            max_batch=self.description.max_batch,
+            max_batch=self._batch_most(),
             cost=self._cost,
             busy_left_s=busy_left_s,
         )
@@ -254,11 +255,16 @@ class Pool:
             if not line.queue or not self._has_place(now) or self._waits_to_fill(now):
                 return
             jobs = line.next_batch(
-                now, most=self.description.max_batch, budget_s=self.description.deadline_ms / 1_000
+                now, most=self._batch_most(), budget_s=self.description.deadline_ms / 1_000
             )
             if not jobs:
                 return
             self._hand(free, jobs, now)
+
+    def _batch_most(self) -> int:
+        """Return how many records a batch may hold: none that is expected to take half of predict's own time."""
+        within_s = self.description.predict_timeout_ms / 1_000 * _BATCH_SHARE
+        return self._cost.most_within(within_s, most=self.description.max_batch)
 
     def _has_place(self, now: float) -> bool:
         """Say whether one more batch may run: fewer run than workers are active, or the wait says to scale."""
