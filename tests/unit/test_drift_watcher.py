@@ -396,8 +396,10 @@ def test_single_fields_are_named_before_what_fields_show_together():
             ("/note (length)", "/note", "input"),
             ("/note (digits)", "/note", "input"),
             ("relation 1", "relation 1 (/a, /b)", "relation"),
+            ("check unusual", "check unusual", "check"),
         )
     ]  # fmt: skip
 
     assert features_of(["relation 1", "/note (digits)", "/note (length)"], report) == ["/note"]
     assert features_of(["relation 1"], report) == ["relation 1 (/a, /b)"]
+    assert features_of(["check unusual", "/note (digits)"], report) == ["/note", "check unusual"]

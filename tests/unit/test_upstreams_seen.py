@@ -45,6 +45,14 @@ def test_all_open_breakers_of_a_service_are_one_condition_since_the_first_of_the
     assert condition.detail == "1 of 2: main: its breaker is open: upstream_error, status 500"
 
 
+def test_an_upstream_is_down_until_it_answered_again():
+    tried = msgspec.structs.replace(DOWN, state="half_open")
+
+    (condition,) = upstream_conditions({"desk": [tried, WELL]})
+
+    assert condition.detail == "1 of 2: main: not seen to answer again yet: upstream_error, status 500"
+
+
 def test_a_program_that_does_not_stay_up_is_a_condition_of_its_own():
     ended = msgspec.structs.replace(WELL, command_trouble="exit 1, 4 starts in 60 s")
 

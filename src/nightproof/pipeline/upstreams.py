@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from nightproof.base.clock import monotonic_s
-from nightproof.base.conditions import Condition
 from nightproof.base.deadlines import Deadlines
 from nightproof.base.errors import DeclarationError
 from nightproof.declare.chat_description import ChatDescription, UpstreamDescription
@@ -175,19 +174,6 @@ class Chain:
                 warning=secret.warning if secret is not None else "",
             )
             for client, gate, secret in zip(self._clients, self._gates, self._secrets, strict=True)
-        ]
-
-    def conditions(self, service: str) -> list[Condition]:
-        """Return the upstreams whose breaker is not closed, for the alerts."""
-        return [
-            Condition(
-                failure="upstream_down",
-                service=service,
-                since_s=one.open_since_s,
-                detail=f"{one.name}: {one.last_failure}, {one.last_detail}",
-            )
-            for one in self.snapshot()
-            if one.open_since_s
         ]
 
     async def aclose(self) -> None:

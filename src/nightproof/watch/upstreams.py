@@ -100,9 +100,10 @@ class UpstreamPicture(msgspec.Struct, frozen=True, kw_only=True):
         """Say why it does not answer, or soon will not; empty where all is well as far as is known."""
         if self.command_trouble:
             return self.command_trouble
-        if self.state != "open":
+        if self.state == "closed":
             return self.warning
-        return f"its breaker is open: {self.last_failure}" if self.last_failure else "its breaker is open"
+        said = "its breaker is open" if self.state == "open" else "not seen to answer again yet"
+        return f"{said}: {self.last_failure}" if self.last_failure else said
 
 
 Pictures = Mapping[str, Sequence[UpstreamPicture]]
@@ -141,9 +142,12 @@ def pictures_of(
 
 
 def upstream_conditions(pictures: Pictures) -> Iterator[Condition]:
-    """Return what is wrong with the upstreams of each service, all of a kind in one."""
+    """Return what is wrong with the upstreams of each service, all of a kind in one.
+
+    An upstream is down until it answered again: that its breaker's pause is over shows nothing yet.
+    """
     for service, upstreams in pictures.items():
-        down = [one for one in upstreams if one.state == "open"]
+        down = [one for one in upstreams if one.state != "closed"]
         failed = [one for one in upstreams if one.command_trouble]
         if down:
             since_s = min(one.open_since_s for one in down)

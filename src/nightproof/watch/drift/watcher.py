@@ -564,8 +564,11 @@ def _estimate_why(watched: Watched, estimate: float | None) -> str:
 
 
 def features_of(signals: Sequence[str], report: Sequence[SignalReport]) -> list[str]:
-    """Name the fields behind signals; what fields show together only where no single one moved."""
+    """Name the fields behind signals, the inputs first: outputs and flags move because an input did.
+
+    What fields show together is named only where no single one moved.
+    """
     sides = {one.name: (one.feature, one.side) for one in report}
     named = [sides.get(name, (name, name.partition(" ")[0])) for name in signals]
-    single = [feature for feature, side in named if side != "relation"]
-    return list(dict.fromkeys(single or [feature for feature, _ in named]))
+    single = sorted((one for one in named if one[1] != "relation"), key=lambda one: one[1] != "input")
+    return list(dict.fromkeys(feature for feature, _ in single or named))
