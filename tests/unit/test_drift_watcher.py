@@ -149,6 +149,23 @@ def test_only_what_the_live_release_was_given_is_counted_and_its_own_answers_onl
     run(story())
 
 
+def test_rows_that_come_while_there_is_no_child_go_to_the_next_one():
+    async def story() -> None:
+        watch, child, _ = await watching(Keeper())
+        watch._child = None
+        watch.take("s", "r1", [Item(b"1")], "key")
+        watch._flush()
+
+        watch._child = child  # type: ignore[assignment]
+        watch._flush()
+
+        rows = child.heard[-1]
+        assert isinstance(rows, wire.Rows)
+        assert [row.input for row in rows.rows] == [b"1"]
+
+    run(story())
+
+
 def test_five_thousand_requests_a_second_become_a_bounded_sample():
     async def story() -> None:
         watch, child, _ = await watching(Keeper(), rows_per_s=400)

@@ -378,9 +378,12 @@ class DriftWatcher:
     def _flush(self) -> None:
         now = monotonic_s()
         for watched in self._services.values():
+            is_watched = watched.state not in ("off", "preparing")
+            if self._child is None and is_watched:
+                continue  # the sample goes to the next child, and the time with it
             rows = watched.sample.take_all()
             elapsed_s, watched.flushed_s = now - watched.flushed_s, now
-            if self._child is None or watched.state in ("off", "preparing"):
+            if self._child is None or not is_watched:
                 continue
             message = wire.Rows(watched.release.service, watched.release.digest, rows, elapsed_s, utc_us())
             if (rows or watched.state == "drifting") and not self._child.send(message):
