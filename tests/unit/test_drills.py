@@ -21,7 +21,7 @@ from nightproof.drills.promise import promised
 from nightproof.drills.report.junit import as_junit
 from nightproof.drills.report.page import as_html
 from nightproof.drills.report.report import Report, as_json, compare, make_report, read_report
-from nightproof.drills.soak import result_of, slope_mb_per_h, span_s
+from nightproof.drills.soak import growth, result_of, span_s
 from nightproof.drills.suite import all_drills, choose, in_order, undrilled
 
 SCHEMA = {
@@ -305,11 +305,27 @@ def samples(mb_per_h: float, pid: int = 1) -> list[Sample]:
 def test_memory_s_slope_is_that_of_the_longest_life():
     grown = [*samples(50.0), Sample(at_s=4_000, is_up=True, memory_bytes=10, pid=2)]
 
-    found = slope_mb_per_h(grown)
+    found = growth(grown)
 
     assert found is not None
-    assert round(found[0], 1) == 50.0
-    assert slope_mb_per_h(grown[:20]) is None
+    assert round(found.slope_mb_per_h, 1) == 50.0
+    assert growth(grown[:20]) is None
+
+
+def test_a_high_water_mark_early_in_a_life_is_no_slope_and_growth_that_goes_on_is():
+    flat = samples(0.0)
+    stepped = [
+        msgspec.structs.replace(
+            one, memory_bytes=one.memory_bytes + (30_000_000 if place > len(flat) // 3 else 0)
+        )
+        for place, one in enumerate(flat)
+    ]
+
+    found = growth(stepped)
+
+    assert found is not None
+    assert abs(found.slope_mb_per_h) < 1.0
+    assert round(found.last_mb - found.first_mb) == 30
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def _alerted(promise: Promise, seen: Observations) -> Verdict:
     short: list[str] = []
     if first.alertname != CATALOGUE[first.failure].alert:
         short.append(f"it is called {first.alertname}")
-    if promise.severity not in {one.severity for one in mine}:
+    if not any(one.severity == CATALOGUE[one.failure].severity for one in mine):
         short.append(f"it is a {first.severity}")
     if seconds > promise.alert_within_s:
         short.append(f"it took {seconds:.1f} s")

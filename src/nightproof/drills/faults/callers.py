@@ -50,7 +50,7 @@ def bodies_that_are_no_json(record: Any) -> list[tuple[str, bytes]]:
         ("a comment", b'{"a": 1 /* why */}'),
         ("random bytes", bytes(range(256))),
         ("gzip", b"\x1f\x8b\x08\x00" + b"x" * 60),
-        ("170,000 keys", b"{" + b",".join(b'"k%d":1' % number for number in range(60_000)) + b"}"),
+        ("60,000 keys", b"{" + b",".join(b'"k%d":1' % number for number in range(60_000)) + b"}"),
     ]
 
 
