@@ -8,6 +8,7 @@ ledger, so that no acknowledged answer is without its record.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -271,6 +272,10 @@ class Runtime:
         await self.on_call.stop()
         await self.drift_watch.drift.stop()
         await self.services.stop()
+        with contextlib.suppress(StorageUnavailable, StorageOutcomeUnknown):
+            await self.helm.keep(
+                whatever=True
+            )  # a disk that takes nothing costs a second of it, as a kill does
         # Who was cut short is being told so: that too is recorded before the ledger closes.
         deadline_s = monotonic_s() + _LAST_ENDINGS_WITHIN_S
         while self._inside() and monotonic_s() < deadline_s:
@@ -330,7 +335,6 @@ class Runtime:
         """Serve the live release of the folder's service, and what stands beside it."""
         served = await self.services.serve_folder(folder)
         self.watching.watch_new_releases()
-        self.helm.watch_live(served.name, fresh=False)
         self.begin(self.helm.resume(served.name))
 
     async def _collect_now_and_then(self) -> None:
@@ -475,6 +479,7 @@ class Runtime:
                 every_s=lambda: _KEEP_EVERY_S,
                 is_apart=True,
             ),
+            Step("probations", lambda now: self.helm.keep(), is_apart=True),
             Step("budgets", lambda now: self.chats.keep(), every_s=lambda: _KEEP_EVERY_S, is_apart=True),
             Step("drift", lambda now: self._see_to_the_drift()),
             Step("quarantine", lambda now: self.services.refresh_poison(), every_s=lambda: _POISON_EVERY_S),

@@ -322,17 +322,12 @@ class Services:
         why = picture.trouble.partition("\n")[0]
         return f"every worker answers a golden case wrongly{': ' if why else ''}{why}"
 
-    def begin_probation(self, service: str, label: str, terms: Terms) -> None:
-        """Begin to count how the fresh live release does."""
+    def begin_probation(self, service: str, label: str, terms: Terms, counted: Counted) -> None:
+        """Count how the fresh live release does, beside what was counted before."""
         served = self._house.services[service]
         lookout = self._lookout(served)
-        lookout.counted, lookout.fresh, lookout.slow_s = Counted(failures={}), label, terms.slow_s
+        lookout.counted, lookout.fresh, lookout.slow_s = counted, label, terms.slow_s
         self._hang(served)
-
-    def counted(self, service: str) -> Counted | None:
-        """Return what was counted of the fresh live release."""
-        lookout = self._lookouts.get(service)
-        return None if lookout is None else lookout.counted
 
     def end_probation(self, service: str) -> None:
         """Count no more."""
