@@ -170,6 +170,43 @@ def test_a_shadow_answers_nobody_and_tells_what_it_would_have(state: Path):
     assert (ended.status_code, ended.json()["act"]) == (200, "withdrawn")
 
 
+def test_a_shadow_goes_on_after_a_kill_and_the_next_trial_begins_anew(state: Path):
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.2", by="1.0", broken_group="b")
+
+    def report(served: Served) -> dict[str, Any]:
+        return dict(served.operate("POST", f"{ADMIN}/shadow", {"examples": True}).json())
+
+    def compare(served: Served, least: int) -> dict[str, Any]:
+        """Ask until at least so many were compared, and that is written."""
+
+        def has_them() -> bool:
+            served.predict({"x": 1.0, "group": "b"})
+            return bool(report(served)["comparison"]["compared"] >= least)
+
+        served.wait_until(has_them)
+        return report(served)
+
+    with serving(folder_of(state, "1.0"), state, service="steps") as served:
+        assert served.operate("POST", f"{ADMIN}/promote", {"version": "1.2", "way": "shadow"}).is_success
+        first = compare(served, 5)
+        served.stop(signal.SIGKILL)
+    with serving(folder_of(state, "1.0"), state, service="steps") as served:
+        served.wait_until(lambda: len(served.status()["services"][0]["parts"]) == 2)
+        at_start = report(served)
+        second = compare(served, at_start["comparison"]["compared"] + 5)
+        assert served.operate("POST", f"{ADMIN}/rollback", {}).is_success
+        assert served.operate("POST", f"{ADMIN}/promote", {"version": "1.2", "way": "shadow"}).is_success
+        anew = report(served)
+
+    assert at_start["comparison"]["compared"] >= first["comparison"]["compared"] >= 5
+    assert second["id"] == at_start["id"] == first["id"]
+    assert second["comparison"]["newly_failing"] == second["comparison"]["compared"]
+    assert len(second["examples"]) == min(50, second["comparison"]["compared"])
+    assert anew["id"] != first["id"]
+    assert anew["comparison"]["compared"] == 0
+
+
 def test_labels_are_no_requests_for_a_shadow_or_a_replay(state: Path):
     """What brings labels has a record as any request has; no release is asked what it would have said to it."""
     release_of(state, "1.0", live=True)

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import orjson
 
-from nightproof.audit.vault import Vault
 from nightproof.base.clock import monotonic_s, utc_us
 from nightproof.base.errors import DeclarationError, NightproofError, StateError
 from nightproof.base.fingerprint import fingerprint_of
@@ -24,7 +23,7 @@ from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
 from nightproof.parts.chats import Chats
 from nightproof.parts.lookout import Lookout
-from nightproof.parts.shadow import Shadow
+from nightproof.parts.shadow import Shadow, begun
 from nightproof.pipeline.house import House, ServedRelease, ServedService
 from nightproof.pipeline.last_good import LastGood
 from nightproof.releases.judge import Rules
@@ -254,26 +253,18 @@ class Services:
             lookout.tally.next_step(split.share)
         served.split = split
 
-    def make_shadow(self, service: str, label: str) -> None:
-        """Give a loaded release copies of requests."""
+    def make_shadow(self, service: str, label: str, *, since_us: int) -> None:
+        """Give a loaded release copies of requests; what was compared in this trial before stays."""
         served = self._house.services[service]
         release = self._taken(served, label)
-        vault: Vault = self._house.vault
-
-        def seal(content: bytes, subject: bytes) -> bytes:
-            return vault.seal_bytes(content, purpose="comparison", subject=subject)
-
-        run = self._comparisons.begin(
-            self._ids.draw(), kind="shadow", service=service, label=label, wanted=0, counts=b""
-        )
         shadow = Shadow(
             served,
             release,
             self._comparisons,
-            run,
+            begun(self._comparisons, self._ids, service=service, label=label, since_us=since_us),
             places=self._settings.promotion.shadow_places,
             examples=self._settings.promotion.examples,
-            seal=seal,
+            vault=self._house.vault,
         )
         served.shadow = release
         self._shadows[service] = shadow

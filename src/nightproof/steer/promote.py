@@ -432,7 +432,7 @@ class Helm:
         plan = msgspec.json.decode(trial.plan, type=Plan)
         watch.trial, watch.plan, watch.judgement = trial, plan, None
         if trial.kind == "shadow":
-            self._stage.make_shadow(service, trial.label)
+            self._stage.make_shadow(service, trial.label, since_us=trial.since_us)
             return
         watch.rules = self._rules()
         watch.step_began_s = monotonic_s()

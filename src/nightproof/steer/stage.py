@@ -52,8 +52,8 @@ class Stage(Protocol):
     def move_canary(self, service: str, split: Split) -> None:
         """Give the canary another share."""
 
-    def make_shadow(self, service: str, label: str) -> None:
-        """Give a loaded release copies of requests."""
+    def make_shadow(self, service: str, label: str, *, since_us: int) -> None:
+        """Give a loaded release copies of requests; what was compared in this trial before stays."""
 
     def end_trial(self, service: str) -> None:
         """Take canary or shadow off the way; its workers finish what they have, and end."""
