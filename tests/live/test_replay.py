@@ -8,10 +8,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from nightproof.base.ids import RequestIds
+from nightproof.settings.settings import PromotionSettings
+from nightproof.steer.replay import Replays
+from nightproof.steer.tasks import Tasks
+from nightproof.storage.comparisons import Comparisons
+from nightproof.storage.registry_store import RegisteredRelease, RegistryStore
 from tests.callers import entries_of, leaf_of
 from tests.releases import Load, folder_of, operate, release_of, until
 from tests.serving import ROOT, Served, make_key, run_nightproof, serving, wait_until
@@ -136,6 +142,47 @@ def test_a_release_that_does_not_load_ends_the_replay_with_its_reason(state: Pat
 
     assert done.returncode == 1
     assert "does not load" in done.stderr
+
+
+def test_a_replay_that_ends_by_a_fault_of_ours_says_so_and_is_told(tmp_path: Path):
+    class Vault:
+        def seal_bytes(self, content: bytes, **named: Any) -> bytes:
+            return content
+
+    class Archive:
+        vault, ids = Vault(), RequestIds()
+
+        async def note(self, kind: str, **named: Any) -> None:
+            pass
+
+    async def load(release: RegisteredRelease) -> Any:
+        raise KeyError(release.label)
+
+    registry = RegistryStore(tmp_path / "registry.db")
+    registry.register("steps", "1.1", "d")
+    tasks = Tasks()
+    replays = Replays(
+        cast(Any, Archive()),
+        registry,
+        Comparisons(tmp_path / "comparisons.db"),
+        PromotionSettings(),
+        load=load,
+        is_busy=lambda service: False,
+        is_chat=lambda service: False,
+        sensitive_of=lambda service, label: (),
+        tasks=tasks,
+    )
+
+    async def story() -> str:
+        begun = await replays.start("me", "steps", "1.1", 10)
+        while not list(tasks.conditions()):
+            await asyncio.sleep(0.01)
+        return (await replays.progress(begun.id)).state
+
+    state = asyncio.run(asyncio.wait_for(story(), 20))
+
+    assert state == "failed: an unexpected KeyError; see the log"
+    assert [one.detail for one in tasks.conditions()] == ["beside the requests: Replays._run: KeyError"]
 
 
 def test_a_shadow_answers_nobody_and_tells_what_it_would_have(state: Path):

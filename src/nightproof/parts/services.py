@@ -35,6 +35,7 @@ from nightproof.steer.driftwatch import LiveRelease
 from nightproof.steer.from_folder import Differing, release_of
 from nightproof.steer.releasing import Releasing
 from nightproof.steer.stage import Promised
+from nightproof.steer.tasks import Tasks
 from nightproof.storage.comparisons import Comparisons
 from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegisteredRelease, RegistryStore, SwitchAct
@@ -90,7 +91,7 @@ class Services:
         releasing: Releasing,
         chats: Chats,
         happened: Happened,
-        begin: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
+        tasks: Tasks,
     ) -> None:
         self._settings = settings
         self._state = state
@@ -103,7 +104,7 @@ class Services:
         self._happened = happened
         self.notices: list[Differing] = []
         """Folders that are not served as they are, to be told to whoever started the server."""
-        self._begin = begin
+        self._begin = tasks.begin
         self._pools: list[Pool] = []
         self._waiting: dict[tuple[str, str], ServedRelease] = {}
         """Loaded beside, and not yet in a part."""

@@ -71,7 +71,7 @@ class Probations:
 
     def resume(self, service: str, label: str) -> None:
         """After a start: go on where the last run was, if the live release was on probation."""
-        if not self._settings.probation_s:
+        if not self._settings.probation_s or service in self._known:
             return
         kept = self._registry.probation(service, label)
         if kept:

@@ -10,6 +10,7 @@ lets the first one through (`expected`), and tells the second who was quicker. C
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from nightproof.steer.plan import Asked, Plan, shares_of
 from nightproof.steer.probations import Probations
 from nightproof.steer.shown import Done, History, PartShown, ReleaseShown, act_shown, judged, shown
 from nightproof.steer.stage import Promised, Stage, must_be_served, refuse_shadow_of_chat, refused
+from nightproof.steer.tasks import Tasks
 from nightproof.storage.registry_store import (
     Changed,
     RegisteredRelease,
@@ -62,14 +64,14 @@ class Helm:
         *,
         note: Callable[..., Awaitable[None]],
         observe: Callable[..., None],
-        begin: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
+        tasks: Tasks,
     ) -> None:
         self._registry = registry
         self._stage = stage
         self._settings = settings
         self._note = note
         self._observe = observe
-        self._begin = begin
+        self._tasks = tasks
         self._steps = shares_of(settings.canary_steps)
         self._metrics = tuple(part.strip() for part in settings.canary_metrics.split(",") if part.strip())
         self._rules()  # a metric that is not measured stops the start
@@ -193,7 +195,7 @@ class Helm:
                 # A canary is compared with what is live: with another one live the comparison is over.
                 await self._end_trial(service, "withdrawn", who=who, why=why, expected=generation)
                 generation = self._registry.generation(service)
-            said = self._begin(self._say(who, "rollback", service, target.label, why))
+            said = self._tasks.hold(self._say(who, "rollback", service, target.label, why))
             await self._switch(
                 service, target.label, "rollback", who=who, why=why, expected=generation, recorded=said
             )
@@ -220,7 +222,7 @@ class Helm:
             why=why[:1_000],
         )
         held = await asyncio.to_thread(self._registry.hold, service, version, why, who=who)
-        self._begin(self.record_history())
+        self._record_soon()
         return shown(held, self._stage.parts(service))
 
     def history(self, service: str, *, most: int = 100) -> History:
@@ -313,14 +315,14 @@ class Helm:
             )
             if follow is not None:
                 self._acting.add(service)
-                self._begin(self._follow(service, follow))
+                self._tasks.begin(self._follow(service, follow))
 
     def conditions(self) -> Iterable[Condition]:
         """Return what was done by itself lately, and where nothing could be done."""
         return self._by_itself.conditions()
 
     async def record_history(self) -> None:
-        """Bring the audit log up to the registry's history; what cannot be recorded now is tried again."""
+        """Bring the audit log up to the registry's history. Raises what keeps it from that: it is tried again."""
         if self._is_recording:
             return
         self._is_recording = True
@@ -341,6 +343,15 @@ class Helm:
                     await asyncio.to_thread(self._registry.mark_recorded, act.at)
         finally:
             self._is_recording = False
+
+    def _record_soon(self) -> None:
+        """Record without waiting for it; what cannot be recorded now is the tick's, which tells of it."""
+
+        async def record() -> None:
+            with contextlib.suppress(NightproofError):
+                await self.record_history()
+
+        self._tasks.begin(record())
 
     def has_unrecorded(self) -> bool:
         """Say whether the audit log is behind the registry."""
@@ -425,7 +436,7 @@ class Helm:
             watch = self._watched.setdefault(service, _Watch())
             self._by_itself.acted(service)
             self._take_up(service, trial, watch)
-        self._begin(self.record_history())
+        self._record_soon()
 
     def _take_up(self, service: str, trial: Trial, watch: _Watch) -> None:
         """Let a loaded release play the part that the registry says."""
@@ -474,9 +485,9 @@ class Helm:
                 self._probations.end(service)
                 if act == "live":
                     self._probations.begin(service, label, before)
-            self._begin(self.record_history())
+            self._record_soon()
 
-        await asyncio.shield(self._begin(switch()))
+        await asyncio.shield(self._tasks.hold(switch()))
 
     async def _end_trial(
         self,
@@ -498,9 +509,9 @@ class Helm:
                 watch = self._watched.setdefault(service, _Watch())
                 watch.trial = watch.plan = watch.judgement = None
                 self._stage.end_trial(service)
-            self._begin(self.record_history())
+            self._record_soon()
 
-        await asyncio.shield(self._begin(end()))
+        await asyncio.shield(self._tasks.hold(end()))
 
     async def _commit(self, change: Callable[[], Any]) -> Any:
         """Make a change in the registry, off the loop. Raises Refusal with what stands in its way."""
@@ -578,7 +589,7 @@ class Helm:
             watch.trial, watch.plan, watch.step_began_s = moved, onward, monotonic_s()
             self._stage.move_canary(service, onward.split)
         self._observe("canary_step", service=service, release=trial.label, share=onward.split.share)
-        self._begin(self.record_history())
+        self._record_soon()
 
     def _judge_live(self, service: str, now: float) -> Callable[[], Coroutine[Any, Any, None]] | None:
         ruling = self._probations.judge(service, now)
