@@ -15,11 +15,12 @@ from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.base.conditions import Condition
 from nightproof.base.failures import CATALOGUE
 from nightproof.pipeline.house import House, ServedService
-from nightproof.steer import by_itself, upkeep, watching
+from nightproof.steer import by_itself, tasks, upkeep, watching
 from nightproof.steer.driftwatch import DriftWatch
 from nightproof.steer.oncall import OnCall, Readings
 from nightproof.steer.promote import Helm
 from nightproof.steer.runbook import Present, facts_of, fill
+from nightproof.steer.tasks import Tasks
 from nightproof.steer.upkeep import Upkeep
 from nightproof.steer.watching import Watching
 from nightproof.watch.alerts.rules import Promise
@@ -47,6 +48,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "release_damaged",
         "release_incompatible",
     ),
+    "tasks": tasks.CONDITIONS,
 }
 """By room: what its answer can name. What is in no room alerts by how requests end, or by what a verb finds."""
 _UNCLEAN_STOP_SHOWN_S = 600.0
@@ -66,6 +68,7 @@ class Rooms:
         *,
         certificate_days: Callable[[], float | None],
         began_s: float,
+        tasks: Tasks,
     ) -> None:
         self._house = house
         self._upkeep = upkeep
@@ -75,6 +78,7 @@ class Rooms:
         self._drift_watch = drift_watch
         self._certificate_days = certificate_days
         self._began_s = began_s
+        self._tasks = tasks
         self._conditions = Conditions()
         self.was_unclean = False
         self.upstreams: Callable[[], Pictures] = dict
@@ -189,6 +193,7 @@ class Rooms:
             "checks": self._check_conditions,
             "server": self._server_conditions,
             "happened": lambda: self._happened.conditions(now_s=monotonic_s()),
+            "tasks": self._tasks.conditions,
         }
         return [Question(room, failures, ask[room]) for room, failures in ASKED.items()]
 

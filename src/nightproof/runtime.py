@@ -8,9 +8,10 @@ ledger, so that no acknowledged answer is without its record.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from prometheus_client import Metric
 from nightproof import __version__
 from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
 from nightproof.base.clock import monotonic_s, utc_now, utc_us
-from nightproof.base.errors import Fault, NightproofError
+from nightproof.base.errors import Fault
 from nightproof.base.ids import RequestIds
 from nightproof.base.values import Caller, Reply
 from nightproof.declare.folder import read_golden
@@ -44,6 +45,7 @@ from nightproof.steer.recovery import unfinished_streams
 from nightproof.steer.releasing import Releasing
 from nightproof.steer.replay import Replays
 from nightproof.steer.runbook import Present
+from nightproof.steer.tasks import Tasks
 from nightproof.steer.tick import Step, Ticking, flush_summaries, note, try_again
 from nightproof.steer.upkeep import Upkeep
 from nightproof.steer.watching import Watching
@@ -97,8 +99,8 @@ class Runtime:
         self._parts: list[Component] = []
         self._parts_seen_s = float("-inf")
         self._metrics_pages: dict[bool, tuple[bytes, str]] = {}
-        self._tick_task: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[Any]] = set()
+        self.tasks = Tasks()
+        """What goes on beside the requests."""
         self._happened = Happened(shown_s=_HAPPENED_SHOWN_S)
         self._reader: LedgerReading | None = None
         self._reading = asyncio.Lock()
@@ -176,7 +178,7 @@ class Runtime:
             releasing=self.releasing,
             chats=self.chats,
             happened=self._happened,
-            begin=self.begin,
+            tasks=self.tasks,
         )
         self.helm = Helm(
             self.registry,
@@ -184,7 +186,7 @@ class Runtime:
             settings.promotion,
             note=self.archive.note,
             observe=self.services.observe,
-            begin=self.begin,
+            tasks=self.tasks,
         )
 
         self.replays = Replays(
@@ -196,7 +198,7 @@ class Runtime:
             is_busy=self.services.is_busy,
             is_chat=self.services.is_chat,
             sensitive_of=self.archive.sensitive_of,
-            begin=self.begin,
+            tasks=self.tasks,
         )
 
         self.rooms = Rooms(
@@ -208,11 +210,12 @@ class Runtime:
             self.drift_watch,
             certificate_days=certificate_days,
             began_s=self._began_s,
+            tasks=self.tasks,
         )
         self.rooms.upstreams, self.rooms.budgets = self.chats.pictures, self.chats.budgets_left
         self.healths.ask_also(self.rooms.upstream_health)
-        self._ticking = Ticking(self._steps(), self.begin)
-        self.healths.ask_also(self._ticking.health)
+        self._ticking = Ticking(self._steps(), self.tasks)
+        self.healths.ask_also(self.tasks.health)
         self.on_call = OnCall(
             settings,
             AlertStore(state.alerts_db),
@@ -238,19 +241,18 @@ class Runtime:
         self.state.mark_running()  # not before: a start that is refused is no run
         self._reader = await asyncio.to_thread(self.archive.reader)
         await self._note_start()
-        self.house.spill = await self.upkeep.start(self.begin)
+        self.house.spill = await self.upkeep.start()
         self.house.traces = self.watching.begin_telemetry(
             os.environ,
             version=__version__,
             families=lambda: self.house.meters.families(self.gauges),
         )
-        self._tick_task = asyncio.create_task(self._tick())
+        self.tasks.keep_up("tick", self._tick)
         await self.releasing.sweep()
         await self.on_call.start()
         self.drift_watch.drift.start()
         for folder in self._folders:
             await self._serve_folder(folder)
-        self.begin(self._collect_now_and_then())
         self.keep_days()  # noted now: it holds also when a service is served no longer
         self.house.starting = False
         log("started", services=sorted(self.house.services), version=__version__)
@@ -264,13 +266,14 @@ class Runtime:
         deadline_s = monotonic_s() + self.settings.server.stop_within_s
         while self.house.limiter.in_flight and monotonic_s() < deadline_s and not is_hurried():
             await asyncio.sleep(0.02)
-        if self._tick_task is not None:
-            self._tick_task.cancel()
-        for task in self._background:
-            task.cancel()
+        self.tasks.cancel()
         await self.on_call.stop()
         await self.drift_watch.drift.stop()
         await self.services.stop()
+        with contextlib.suppress(StorageUnavailable, StorageOutcomeUnknown):
+            await self.helm.keep(
+                whatever=True
+            )  # a disk that takes nothing costs a second of it, as a kill does
         # Who was cut short is being told so: that too is recorded before the ledger closes.
         deadline_s = monotonic_s() + _LAST_ENDINGS_WITHIN_S
         while self._inside() and monotonic_s() < deadline_s:
@@ -330,24 +333,7 @@ class Runtime:
         """Serve the live release of the folder's service, and what stands beside it."""
         served = await self.services.serve_folder(folder)
         self.watching.watch_new_releases()
-        self.helm.watch_live(served.name, fresh=False)
-        self.begin(self.helm.resume(served.name))
-
-    async def _collect_now_and_then(self) -> None:
-        """Remove the files of old releases once a day, beginning a while after the start."""
-        while True:
-            await asyncio.sleep(_COLLECT_EVERY_S)
-            try:
-                await self.releasing.collect("server")
-            except NightproofError as error:
-                log("release_files_not_collected", level="warning", why=error.text)
-
-    def begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Start what runs beside; it is cancelled at the stop."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
+        self.tasks.insist(f"resume {served.name}", lambda: self.helm.resume(served.name))
 
     def _say(self, event: str, **named: Any) -> None:
         """Log what becomes of releases, and count it; what the gate refuses is to be heard of."""
@@ -447,13 +433,12 @@ class Runtime:
     # -- the tick -----------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        while True:
-            slept_from_s = monotonic_s()
-            await asyncio.sleep(_TICK_S)
-            now = monotonic_s()
-            # While services load nobody is served who could be late.
-            self._slept_s = _TICK_S if self.house.starting else now - slept_from_s
-            await self._ticking.tick(now)
+        slept_from_s = monotonic_s()
+        await asyncio.sleep(_TICK_S)
+        now = monotonic_s()
+        # While services load nobody is served who could be late.
+        self._slept_s = _TICK_S if self.house.starting else now - slept_from_s
+        await self._ticking.tick(now)
 
     def _steps(self) -> list[Step]:
         """Return what happens by itself, in the order in which it is done."""
@@ -475,6 +460,13 @@ class Runtime:
                 every_s=lambda: _KEEP_EVERY_S,
                 is_apart=True,
             ),
+            Step(
+                "shadows",
+                lambda now: self.services.keep_shadows(),
+                every_s=lambda: _KEEP_EVERY_S,
+                is_apart=True,
+            ),
+            Step("probations", lambda now: self.helm.keep(), is_apart=True),
             Step("budgets", lambda now: self.chats.keep(), every_s=lambda: _KEEP_EVERY_S, is_apart=True),
             Step("drift", lambda now: self._see_to_the_drift()),
             Step("quarantine", lambda now: self.services.refresh_poison(), every_s=lambda: _POISON_EVERY_S),
@@ -483,11 +475,19 @@ class Runtime:
                 lambda now: self._flush_summaries(),
                 every_s=lambda: self.settings.ledger.summary_every_s,
             ),
+            Step(
+                "old releases",
+                lambda now: self.releasing.collect("server"),
+                every_s=lambda: _COLLECT_EVERY_S,
+                is_apart=True,
+                due_s=monotonic_s() + _COLLECT_EVERY_S,
+            ),
+            *self.upkeep.steps(),
         ]
 
     def _see_to_the_spill(self) -> None:
         self.upkeep.say_spilling()
-        self.upkeep.merge_if_waiting(self.begin)
+        self.upkeep.merge_if_waiting(self.tasks)
 
     async def _see_to_the_ledger(self) -> None:
         await try_again(self.house.ledger, self.house.ids)
@@ -497,12 +497,11 @@ class Runtime:
 
     async def _see_to_the_history(self) -> None:
         if self.helm.has_unrecorded():
-            self.begin(self.helm.record_history())
-        await self.services.keep_shadows()
+            await self.helm.record_history()
 
     def _see_to_the_drift(self) -> None:
         if not self.house.starting:
-            self.drift_watch.see_to(self.services.live(), self.begin)
+            self.drift_watch.see_to(self.services.live(), self.tasks.begin)
 
     async def _flush_summaries(self) -> None:
         if self.house.summaries:

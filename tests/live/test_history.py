@@ -261,6 +261,33 @@ def test_a_locked_file_makes_windows_wait_and_takes_them_afterwards(tmp_path: Pa
     assert (freed, waiting) == ("", 0)
 
 
+def test_a_fault_of_ours_loses_no_window_and_keeps_no_stop_from_going_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    past = Past(tmp_path / "watch.db")
+
+    async def story() -> tuple[str, int, int]:
+        past.live(NOON_S)
+        with monkeypatch.context() as broken:
+            broken.setattr(WatchStore, "add", lambda *given: [][0])
+            past.history.begin_keeping()
+            await past.history.close()
+            trouble = past.history.snapshot().trouble
+            waiting = past.history.snapshot().waiting
+        past.live(NOON_S + 1)
+        await past.history.keep()
+        found = await past.answered(until_s=NOON_S + 2)
+        await past.history.close()
+        return trouble, waiting, found
+
+    trouble, waiting, found = asyncio.run(story())
+
+    assert trouble == "an unexpected IndexError"
+    assert waiting > 0
+    assert found == 2
+    assert past.history.snapshot().trouble == ""
+
+
 def test_the_last_of_the_disk_is_left_to_the_ledger(tmp_path: Path):
     async def run() -> tuple[bool, str]:
         past = Past(tmp_path / "watch.db", may_write=lambda: False)

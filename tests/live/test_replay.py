@@ -8,10 +8,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from nightproof.base.ids import RequestIds
+from nightproof.settings.settings import PromotionSettings
+from nightproof.steer.replay import Replays
+from nightproof.steer.tasks import Tasks
+from nightproof.storage.comparisons import Comparisons
+from nightproof.storage.registry_store import RegisteredRelease, RegistryStore
 from tests.callers import entries_of, leaf_of
 from tests.releases import Load, folder_of, operate, release_of, until
 from tests.serving import ROOT, Served, make_key, run_nightproof, serving, wait_until
@@ -138,6 +144,47 @@ def test_a_release_that_does_not_load_ends_the_replay_with_its_reason(state: Pat
     assert "does not load" in done.stderr
 
 
+def test_a_replay_that_ends_by_a_fault_of_ours_says_so_and_is_told(tmp_path: Path):
+    class Vault:
+        def seal_bytes(self, content: bytes, **named: Any) -> bytes:
+            return content
+
+    class Archive:
+        vault, ids = Vault(), RequestIds()
+
+        async def note(self, kind: str, **named: Any) -> None:
+            pass
+
+    async def load(release: RegisteredRelease) -> Any:
+        raise KeyError(release.label)
+
+    registry = RegistryStore(tmp_path / "registry.db")
+    registry.register("steps", "1.1", "d")
+    tasks = Tasks()
+    replays = Replays(
+        cast(Any, Archive()),
+        registry,
+        Comparisons(tmp_path / "comparisons.db"),
+        PromotionSettings(),
+        load=load,
+        is_busy=lambda service: False,
+        is_chat=lambda service: False,
+        sensitive_of=lambda service, label: (),
+        tasks=tasks,
+    )
+
+    async def story() -> str:
+        begun = await replays.start("me", "steps", "1.1", 10)
+        while not list(tasks.conditions()):
+            await asyncio.sleep(0.01)
+        return (await replays.progress(begun.id)).state
+
+    state = asyncio.run(asyncio.wait_for(story(), 20))
+
+    assert state == "failed: an unexpected KeyError; see the log"
+    assert [one.detail for one in tasks.conditions()] == ["beside the requests: Replays._run: KeyError"]
+
+
 def test_a_shadow_answers_nobody_and_tells_what_it_would_have(state: Path):
     release_of(state, "1.0", live=True)
     release_of(state, "1.2", by="1.0", broken_group="b", slow_ms=5)
@@ -168,6 +215,43 @@ def test_a_shadow_answers_nobody_and_tells_what_it_would_have(state: Path):
     assert 0.35 < found["newly_failing"] / found["compared"] < 0.65
     assert {example["input"]["group"] for example in report["examples"]} == {"b"}
     assert (ended.status_code, ended.json()["act"]) == (200, "withdrawn")
+
+
+def test_a_shadow_goes_on_after_a_kill_and_the_next_trial_begins_anew(state: Path):
+    release_of(state, "1.0", live=True)
+    release_of(state, "1.2", by="1.0", broken_group="b")
+
+    def report(served: Served) -> dict[str, Any]:
+        return dict(served.operate("POST", f"{ADMIN}/shadow", {"examples": True}).json())
+
+    def compare(served: Served, least: int) -> dict[str, Any]:
+        """Ask until at least so many were compared, and that is written."""
+
+        def has_them() -> bool:
+            served.predict({"x": 1.0, "group": "b"})
+            return bool(report(served)["comparison"]["compared"] >= least)
+
+        served.wait_until(has_them)
+        return report(served)
+
+    with serving(folder_of(state, "1.0"), state, service="steps") as served:
+        assert served.operate("POST", f"{ADMIN}/promote", {"version": "1.2", "way": "shadow"}).is_success
+        first = compare(served, 5)
+        served.stop(signal.SIGKILL)
+    with serving(folder_of(state, "1.0"), state, service="steps") as served:
+        served.wait_until(lambda: len(served.status()["services"][0]["parts"]) == 2)
+        at_start = report(served)
+        second = compare(served, at_start["comparison"]["compared"] + 5)
+        assert served.operate("POST", f"{ADMIN}/rollback", {}).is_success
+        assert served.operate("POST", f"{ADMIN}/promote", {"version": "1.2", "way": "shadow"}).is_success
+        anew = report(served)
+
+    assert at_start["comparison"]["compared"] >= first["comparison"]["compared"] >= 5
+    assert second["id"] == at_start["id"] == first["id"]
+    assert second["comparison"]["newly_failing"] == second["comparison"]["compared"]
+    assert len(second["examples"]) == min(50, second["comparison"]["compared"])
+    assert anew["id"] != first["id"]
+    assert anew["comparison"]["compared"] == 0
 
 
 def test_labels_are_no_requests_for_a_shadow_or_a_replay(state: Path):

@@ -19,6 +19,7 @@ from nightproof.declare.chat_description import ChatDescription, UpstreamDescrip
 from nightproof.pipeline.upstreams import Chain, Upstreams
 from nightproof.settings.settings import WorkerSettings
 from nightproof.storage.program import program_environment
+from nightproof.workers.upstream import command
 from nightproof.workers.upstream.command import ServedCommand, verdict
 from tests.callers import is_alive
 from tests.chains import call_of, fault_of
@@ -94,6 +95,29 @@ def with_command(
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
     return asyncio.run(all_of_it()), told
+
+
+def test_a_fault_of_ours_beside_a_command_starts_it_again_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = command._answers
+    faults = [KeyError("x")]
+
+    async def faulty(base_url: str) -> bool:
+        if faults:
+            raise faults.pop()
+        return await asked(base_url)
+
+    monkeypatch.setattr(command, "_answers", faulty)
+
+    async def work(served: ServedCommand, chain: Chain) -> int:
+        assert await served.ready(20)
+        return served.snapshot().starts
+
+    starts, told = with_command(tmp_path, work)
+
+    assert starts == 2
+    assert told[0] == "it could not be looked after: KeyError"
 
 
 def test_a_command_is_asked_once_it_answers_and_is_gone_with_what_it_started(

@@ -8,7 +8,7 @@ import msgspec
 
 from nightproof.watch.alerts.judge import Judgement, Verdict
 from nightproof.watch.alerts.machine import Alert, Track, Transition, step
-from nightproof.watch.alerts.rules import Key, Rule
+from nightproof.watch.alerts.rules import Key, Promise, Rule, rules_of
 from nightproof.watch.alerts.telling import Silence, due, held_back, mark_told
 
 RULE = Rule(failure="model_unavailable", service="loans", severity="page", for_s=2.0, clear_s=20.0)
@@ -138,6 +138,12 @@ def alert_of(failure: str, service: str = "loans", severity: str = "page", **nam
     return Alert(failure=failure, service=service, severity=severity, **{**facts, **named})  # type: ignore[arg-type]
 
 
+def rule_of(failure: str) -> Rule:
+    """Return the failure's own rule for the service `loans`."""
+    promise = Promise(service="loans", availability=0.999)
+    return next(one for one in rules_of([promise]) if (one.failure, one.service) == (failure, "loans"))
+
+
 def tracks_of(*alerts: Alert, since_s: float = 0.0) -> dict[Key, Track]:
     """Return tracks of alerts that fire since then."""
     return {one.key: Track(alert=one, since_s=since_s) for one in alerts}
@@ -153,6 +159,64 @@ def test_a_symptom_is_not_told_while_its_cause_is_and_is_told_when_the_cause_end
     assert held_back(both, [])[symptom.key].name == "NightproofModelTimeout"
     (group,) = due(later, [], [], now_s=5.0, group_wait_s=1.0)
     assert [one.failure for one in group.alerts] == ["availability_burning"]
+
+
+def test_a_symptom_waits_for_a_cause_that_is_about_to_fire_and_no_longer():
+    """A dead upstream: what it does to requests fires at once, that it is down after two seconds."""
+    symptom = alert_of("upstream_unreachable")
+    cause = alert_of("upstream_down", state="pending", fired_us=0)
+    unknown = alert_of("upstream_down", state="pending", fired_us=0, is_known=False)
+
+    assert due(tracks_of(symptom, cause), [], [], now_s=5.0, group_wait_s=1.0) == []
+    assert held_back(tracks_of(symptom, cause), [])[symptom.key].name == "NightproofUpstreamDown"
+    assert held_back(tracks_of(symptom, cause), []).keys() == {symptom.key}
+    for gone in (tracks_of(symptom), tracks_of(symptom, unknown)):
+        (group,) = due(gone, [], [], now_s=5.0, group_wait_s=1.0)
+        assert group.alerts == (symptom,)
+
+
+def test_a_pending_cause_of_less_weight_or_that_is_over_holds_nothing_back():
+    symptom = alert_of("upstream_unreachable")
+    lesser = alert_of("upstream_down", severity="ticket", state="pending")
+    over = alert_of("upstream_down", state="resolved")
+
+    assert held_back(tracks_of(symptom, lesser), []) == {}
+    assert held_back(tracks_of(symptom, over), []) == {}
+
+
+def test_what_is_pending_and_no_longer_known_says_so_until_it_is():
+    watched = Watched()
+    watched.look("bad")
+    assert watched.alert.is_known
+
+    watched.look("unknown", after_s=1.0)
+    assert (watched.alert.state, watched.alert.is_known) == ("pending", False)
+    watched.look("bad", after_s=0.5)
+    assert (watched.alert.state, watched.alert.is_known) == ("pending", True)
+
+
+def test_one_dead_upstream_tells_one_alert_from_the_first_failed_request_to_its_end():
+    """The whole way: the symptom fires at the first look, the cause is pending and then fires, both end."""
+    rules = [rule_of("upstream_unreachable"), rule_of("upstream_down")]
+    tracks: dict[Key, Track] = {}
+    told: list[tuple[str, str]] = []
+    for second in range(60):
+        is_dead = second < 20
+        bad = Verdict("bad", "it is dead", is_condition=False)
+        verdicts = {
+            rules[0].key: bad if is_dead else Verdict("good"),
+            rules[1].key: msgspec.structs.replace(bad, is_condition=True)
+            if second >= 1 and is_dead
+            else Verdict("good"),
+        }
+        tracks, changed = step(
+            tracks, rules, verdicts, now_s=float(second), now_us=second, draw_id=lambda: "id"
+        )
+        groups = due(tracks, changed, [], now_s=float(second), group_wait_s=1.0)
+        tracks = mark_told(tracks, groups)
+        told += [(one.failure, one.state) for group in groups for one in group.alerts]
+
+    assert told == [("upstream_down", "firing"), ("upstream_down", "resolved")]
 
 
 def test_a_cause_of_another_service_or_of_less_weight_holds_nothing_back():

@@ -133,11 +133,10 @@ class Witness:
         """Say whether any witness is set."""
         return self._folder is not None or bool(self._settings.url)
 
-    async def run(self) -> None:
-        """Give checkpoints until cancelled."""
-        while True:
-            await asyncio.sleep(self._pause_s)
-            await self.give()
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next time: longer and longer while the witness does not take it."""
+        return self._pause_s
 
     async def give(self) -> None:
         """Give the newest checkpoint now, if the witness has not seen it. Never raises for what the witness does."""

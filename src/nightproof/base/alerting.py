@@ -85,7 +85,7 @@ CAUSES: dict[str, tuple[str, ...]] = {
         "internal_error",
     ),
 }
-"""What may stand behind a failure: while such a cause is told, its symptom is not told beside it."""
+"""What may stand behind a failure: while such a cause is told, or about to be, its symptom is not told beside it."""
 
 _USUAL_SHARE = {"page": 0.01, "ticket": 0.05}
 

@@ -62,6 +62,22 @@ def _masked(value: Any, steps: list[str]) -> Any:
     return value
 
 
+def with_text(value: Any, pointer: str, text: str) -> Any:
+    """Return the value with another text in place of the one at a pointer (without `*`); None where none is there."""
+    if not pointer:
+        return text if isinstance(value, str) else None
+    step, _, rest = pointer[1:].partition("/")
+    rest = f"/{rest}" if "/" in pointer[1:] else ""
+    if isinstance(value, dict):
+        name = _unescaped(step)
+        below = with_text(value.get(name), rest, text)
+        return None if below is None else {**value, name: below}
+    if isinstance(value, list) and step.isascii() and step.isdigit() and int(step) < len(value):
+        below = with_text(value[int(step)], rest, text)
+        return None if below is None else [*value[: int(step)], below, *value[int(step) + 1 :]]
+    return None
+
+
 def texts_at(value: Any, pointers: Sequence[str]) -> list[str]:
     """Return what the pointers name, each value below them as the text that would be quoted; the longest first."""
     found: set[str] = set()

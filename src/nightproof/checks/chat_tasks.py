@@ -52,6 +52,8 @@ class InputVerdict(msgspec.Struct, omit_defaults=True):
     findings: list[Finding] = []
     messages: list[dict[str, Any]] = []
     """To be sent: redacted where the service says so, untrusted parts marked. Without the system prompt."""
+    redacted: dict[str, str] = {}
+    """What became of each text that was redacted, by its JSON pointer: the record shows that in its place."""
     spotlight: str = ""
     """To be added below the system prompt where it is not empty: what this request's marks mean."""
     is_tainted: bool = False

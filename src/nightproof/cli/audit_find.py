@@ -113,7 +113,11 @@ def search_command(state: Path, url: str | None, as_json: bool, entry_id: str, *
 @click.command("show")
 @reach_options
 @click.argument("entry_id")
-@click.option("--reveal", is_flag=True, help="Show sensitive fields too. That you did is recorded.")
+@click.option(
+    "--reveal",
+    is_flag=True,
+    help="Show sensitive fields and what no model was to read too. That you did is recorded.",
+)
 def show_command(state: Path, url: str | None, as_json: bool, entry_id: str, reveal: bool) -> None:
     """Tell one request's whole story. That you looked is recorded."""
     body = {"id": entry_id, "reveal": reveal}
@@ -219,7 +223,9 @@ def _tell_content(entry: dict[str, Any]) -> None:
         if content.get(name):
             out.print(f"  {word:<9} {show.plain(_json(content[name]))}")
     if state == "masked":
-        out.print(f"  {'':<9} [dim]sensitive fields are masked; --reveal shows them[/]")
+        out.print(
+            f"  {'':<9} [dim]sensitive fields, and what no model was to read, are masked; --reveal shows them[/]"
+        )
 
 
 _ITEM_WORDS = frozenset(

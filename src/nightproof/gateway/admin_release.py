@@ -123,7 +123,7 @@ class ReleaseRoutes:
         )
 
     async def _finish(self, intake_id: str) -> Any:
-        return self._runtime.intakes.finish(intake_id, self._runtime.begin)
+        return self._runtime.intakes.finish(intake_id, self._runtime.tasks.begin)
 
     async def _abandon(self, intake_id: str) -> Any:
         return self._runtime.intakes.abandon(intake_id)

@@ -76,7 +76,6 @@ class Server:
         self._control_receiving = ReceivingState()
         """The control socket's own: a flood at the front door must not lock the operator out."""
         self._control_sweeper = Sweeper(self._control_receiving)
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -96,7 +95,7 @@ class Server:
         control = await self._serve_control()
         self._sweeper.start()
         self._control_sweeper.start()
-        date_task = loop.create_task(self._keep_date())
+        self.runtime.tasks.keep_up("date", self._keep_date)
         starting = loop.create_task(self.runtime.start())
         stopping = loop.create_task(self._stop_asked.wait())
         started = False
@@ -113,7 +112,6 @@ class Server:
         finally:
             stopping.cancel()
             await self._stop(public, control, starting, graceful=started)
-            date_task.cancel()
         return self.exit_code
 
     async def _serve_tcp(self) -> asyncio.Server:
@@ -228,17 +226,14 @@ class Server:
             except NightproofError as error:
                 log("act_not_recorded", level="error", act=act, why=error.text)
 
-        task = asyncio.get_running_loop().create_task(write())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.runtime.tasks.begin(write())
 
     async def _keep_date(self) -> None:
         """Write the date header once a second, for all answers."""
-        while True:
-            headers = [(b"date", formatdate(usegmt=True).encode()), (b"server", b"nightproof")]
-            self._receiving.set_default_headers(headers)
-            self._control_receiving.set_default_headers(headers)
-            await asyncio.sleep(1.0)
+        headers = [(b"date", formatdate(usegmt=True).encode()), (b"server", b"nightproof")]
+        self._receiving.set_default_headers(headers)
+        self._control_receiving.set_default_headers(headers)
+        await asyncio.sleep(1.0)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import orjson
 
-from nightproof.audit.vault import Vault
 from nightproof.base.clock import monotonic_s, utc_us
 from nightproof.base.errors import DeclarationError, NightproofError, StateError
 from nightproof.base.fingerprint import fingerprint_of
@@ -24,7 +23,7 @@ from nightproof.checks.input import InputChecks
 from nightproof.checks.output import OutputChecks
 from nightproof.parts.chats import Chats
 from nightproof.parts.lookout import Lookout
-from nightproof.parts.shadow import Shadow
+from nightproof.parts.shadow import Shadow, begun
 from nightproof.pipeline.house import House, ServedRelease, ServedService
 from nightproof.pipeline.last_good import LastGood
 from nightproof.releases.judge import Rules
@@ -36,6 +35,7 @@ from nightproof.steer.driftwatch import LiveRelease
 from nightproof.steer.from_folder import Differing, release_of
 from nightproof.steer.releasing import Releasing
 from nightproof.steer.stage import Promised
+from nightproof.steer.tasks import Tasks
 from nightproof.storage.comparisons import Comparisons
 from nightproof.storage.quarantine import QuarantineStore
 from nightproof.storage.registry_store import RegisteredRelease, RegistryStore, SwitchAct
@@ -91,7 +91,7 @@ class Services:
         releasing: Releasing,
         chats: Chats,
         happened: Happened,
-        begin: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
+        tasks: Tasks,
     ) -> None:
         self._settings = settings
         self._state = state
@@ -104,7 +104,7 @@ class Services:
         self._happened = happened
         self.notices: list[Differing] = []
         """Folders that are not served as they are, to be told to whoever started the server."""
-        self._begin = begin
+        self._begin = tasks.begin
         self._pools: list[Pool] = []
         self._waiting: dict[tuple[str, str], ServedRelease] = {}
         """Loaded beside, and not yet in a part."""
@@ -254,26 +254,18 @@ class Services:
             lookout.tally.next_step(split.share)
         served.split = split
 
-    def make_shadow(self, service: str, label: str) -> None:
-        """Give a loaded release copies of requests."""
+    def make_shadow(self, service: str, label: str, *, since_us: int) -> None:
+        """Give a loaded release copies of requests; what was compared in this trial before stays."""
         served = self._house.services[service]
         release = self._taken(served, label)
-        vault: Vault = self._house.vault
-
-        def seal(content: bytes, subject: bytes) -> bytes:
-            return vault.seal_bytes(content, purpose="comparison", subject=subject)
-
-        run = self._comparisons.begin(
-            self._ids.draw(), kind="shadow", service=service, label=label, wanted=0, counts=b""
-        )
         shadow = Shadow(
             served,
             release,
             self._comparisons,
-            run,
+            begun(self._comparisons, self._ids, service=service, label=label, since_us=since_us),
             places=self._settings.promotion.shadow_places,
             examples=self._settings.promotion.examples,
-            seal=seal,
+            vault=self._house.vault,
         )
         served.shadow = release
         self._shadows[service] = shadow
@@ -322,17 +314,12 @@ class Services:
         why = picture.trouble.partition("\n")[0]
         return f"every worker answers a golden case wrongly{': ' if why else ''}{why}"
 
-    def begin_probation(self, service: str, label: str, terms: Terms) -> None:
-        """Begin to count how the fresh live release does."""
+    def begin_probation(self, service: str, label: str, terms: Terms, counted: Counted) -> None:
+        """Count how the fresh live release does, beside what was counted before."""
         served = self._house.services[service]
         lookout = self._lookout(served)
-        lookout.counted, lookout.fresh, lookout.slow_s = Counted(failures={}), label, terms.slow_s
+        lookout.counted, lookout.fresh, lookout.slow_s = counted, label, terms.slow_s
         self._hang(served)
-
-    def counted(self, service: str) -> Counted | None:
-        """Return what was counted of the fresh live release."""
-        lookout = self._lookouts.get(service)
-        return None if lookout is None else lookout.counted
 
     def end_probation(self, service: str) -> None:
         """Count no more."""

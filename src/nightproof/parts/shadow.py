@@ -2,27 +2,38 @@
 
 The copies have places of their own and are the first to be left out: none is made while the live release has a queue,
 or while all places are taken. A copy's answer goes nowhere but into the comparison; an example of a difference is
-sealed, for its person where it names one, before it is written.
+sealed, for its person where it names one, before it is written. After a restart in the middle of a trial it
+goes on with what was written.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 import orjson
 
+from nightproof.audit.vault import Vault
 from nightproof.base.clock import monotonic_s
+from nightproof.base.errors import StateError
+from nightproof.base.ids import RequestIds
 from nightproof.pipeline.house import ServedRelease, ServedService
 from nightproof.pipeline.story import Story
 from nightproof.releases.replay import Comparison, hidden_of, whom_of
+from nightproof.steer.replay import PURPOSE
 from nightproof.storage.comparisons import Comparisons, Run
+from nightproof.watch.log import log
 from nightproof.workers.engine import Outcome, Waiter
 
 _WITHIN_S = 30.0
-Seal = Callable[[bytes, bytes], bytes]
-"""Seal content for a person (a pseudonym, or nothing). It may write: not to be called on the loop's thread."""
+
+
+def begun(store: Comparisons, ids: RequestIds, *, service: str, label: str, since_us: int) -> Run:
+    """Return the run of a trial that began then: the one that a restart cut short, or a new one."""
+    run = store.newest(kind="shadow", service=service, label=label)
+    if run is not None and run.began_us >= since_us:
+        return run
+    return store.begin(ids.draw(), kind="shadow", service=service, label=label, wanted=0, counts=b"")
 
 
 class Shadow:
@@ -37,21 +48,20 @@ class Shadow:
         *,
         places: int,
         examples: int,
-        seal: Seal,
-        comparison: Comparison | None = None,
+        vault: Vault,
     ) -> None:
         self._served = served
         self._release = release
         self._store = store
         self._run = run
         self._free = places
-        self._examples_left = examples
+        self._examples_left = max(0, examples - len(store.examples(run.id)))
         self._most = examples
-        self._seal = seal
+        self._vault = vault
         self._new_examples: list[tuple[bytes, bytes]] = []
         described = release.engine.description
         self._hidden = hidden_of([*described.subject_pointers, *described.sensitive_pointers])
-        self.comparison = comparison or Comparison()
+        self.comparison = self._opened()
         self.left_out = 0
         """Requests of which no copy was made, since it would have been in somebody's way."""
 
@@ -96,13 +106,32 @@ class Shadow:
             self._new_examples.append((example, subject))
 
     def keep(self) -> None:
-        """Write what was found so far; called off the loop's thread."""
+        """Write what was found so far; called off the loop's thread. What could not be written is written next time."""
         if self._run.done == self.comparison.compared:
             return
         new, self._new_examples = self._new_examples, []
-        counts = self._seal(msgspec.json.encode(self.comparison), b"")
-        self._run = msgspec.structs.replace(self._run, counts=counts, done=self.comparison.compared)
-        self._store.keep(self._run, [self._seal(one, subject) for one, subject in new], most=self._most)
+        try:
+            counts = self._seal(msgspec.json.encode(self.comparison), b"")
+            run = msgspec.structs.replace(self._run, counts=counts, done=self.comparison.compared)
+            self._store.keep(run, [self._seal(one, subject) for one, subject in new], most=self._most)
+        except BaseException:
+            self._new_examples = [*new, *self._new_examples]
+            raise
+        self._run = run
+
+    def _opened(self) -> Comparison:
+        """Return what was compared before; nothing where it cannot be opened, and then it begins anew."""
+        if not self._run.counts:
+            return Comparison()
+        try:
+            counts = self._vault.open_bytes(self._run.counts, purpose=PURPOSE)
+        except StateError as error:
+            log("shadow_begun_anew", level="warning", release=self._release.label, why=error.text)
+            return Comparison()
+        return msgspec.json.decode(counts, type=Comparison)
+
+    def _seal(self, content: bytes, subject: bytes) -> bytes:
+        return self._vault.seal_bytes(content, purpose=PURPOSE, subject=subject)
 
     def __repr__(self) -> str:
         return f"<Shadow {self._release.label} compared={self.comparison.compared} left_out={self.left_out}>"

@@ -48,6 +48,8 @@ async def inspect(request: ChatRequest, story: Story) -> None:
     facts.is_tainted = verdict.is_tainted
     facts.bypassed, facts.check_us = verdict.bypassed, verdict.check_us
     facts.findings += verdict.findings
+    if verdict.redacted:
+        facts.redacted[item.place] = verdict.redacted
     if request.ask.messages:
         facts.seen = prompt_seen(
             request.ask.messages,

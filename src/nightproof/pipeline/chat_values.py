@@ -75,6 +75,8 @@ class ChatFacts(msgspec.Struct, eq=False):
 
     attempts: list[Attempt] = []
     findings: list[Finding] = []
+    redacted: dict[int, dict[str, str]] = {}
+    """By the item's place: what the model was to read in place of its texts, by their pointers."""
     usage: Usage | None = None
     cost: float = 0.0
     upstream: str = ""

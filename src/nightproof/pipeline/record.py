@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
@@ -26,6 +26,9 @@ from nightproof.pipeline.reply import reply_of
 from nightproof.pipeline.story import Item, Story
 from nightproof.watch.log import Sparing
 from nightproof.watch.telemetry import ItemTrace, Queue, Trace
+
+if TYPE_CHECKING:
+    from nightproof.pipeline.chat_values import ChatFacts
 
 WHOLE = "content"
 """The content's one part: `{"items":[{"input","output"}],"reply",…}`."""
@@ -330,7 +333,7 @@ def _parts(story: Story, reply: Reply | None, subjects: tuple[bytes, ...]) -> li
     if story.chat is not None:
         content |= chat_content(story.chat)
     if story.items and len(subjects) <= 1:
-        content["items"] = [_item_content(item) for item in story.items]
+        content["items"] = [_item_content(item, story.chat) for item in story.items]
     elif not story.items and story.body:
         content["body_b64"] = base64.b64encode(story.body[:_KEPT_BODY_BYTES]).decode()
         content["body_bytes"] = len(story.body)
@@ -346,15 +349,19 @@ def _parts(story: Story, reply: Reply | None, subjects: tuple[bytes, ...]) -> li
         return [Part(WHOLE, orjson.dumps(content), subjects)]
     parts = [
         Part(
-            f"items/{item.place}", orjson.dumps(_item_content(item)), (item.subject,) if item.subject else ()
+            f"items/{item.place}",
+            orjson.dumps(_item_content(item, story.chat)),
+            (item.subject,) if item.subject else (),
         )
         for item in story.items
     ]
     return [*parts, Part(REST, orjson.dumps(content), subjects)]
 
 
-def _item_content(item: Item) -> dict[str, Any]:
+def _item_content(item: Item, chat: ChatFacts | None) -> dict[str, Any]:
     content: dict[str, Any] = {"input": orjson.Fragment(item.input)}
+    if chat is not None and item.place in chat.redacted:
+        content["redacted"] = chat.redacted[item.place]
     if item.output and item.failure == "invalid_output":
         content["output_text"] = item.output.decode("utf-8", "replace")  # kept, and perhaps not even JSON
     elif item.output:

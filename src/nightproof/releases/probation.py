@@ -52,6 +52,15 @@ class Counted(msgspec.Struct, kw_only=True):
             self.slow += slow_s is not None and duration_s > slow_s
 
 
+class Probation(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a probation is, as it is kept over a restart."""
+
+    terms: Terms
+    counted: Counted
+    watched_s: float
+    """For how long the release was watched: while no server runs, nothing is learnt of it."""
+
+
 class Ruling(msgspec.Struct, frozen=True):
     """Where the release stands, and why."""
 

@@ -26,6 +26,7 @@ from nightproof.base.errors import Refusal
 from nightproof.base.failures import CATALOGUE
 from nightproof.base.masking import MASK, mask, texts_at
 from nightproof.steer.archive import Archive
+from nightproof.steer.unread import as_the_model_read
 from nightproof.storage.ledger_protocol import LedgerReading
 from nightproof.storage.ledger_rows import Query, StoredEntry
 from nightproof.storage.sqlite import NotFound
@@ -128,7 +129,10 @@ class Desk:
         return Page(records=[_found(one) for one in found], next=_cursor(found[-1]) if more else "")
 
     async def show(self, who: str, entry_id: str, *, reveal: bool = False) -> list[Shown]:
-        """Return the entries under an id with their content, sensitive fields masked unless `reveal`."""
+        """Return the entries under an id with their content; masked, unless `reveal`, is what may not be seen by all.
+
+        That is the fields that the release says are sensitive, and of a chat what its model was not to read.
+        """
         # First: that somebody looked is known also where there was nothing to be seen.
         await self._archive.note(
             "access", who=who, act="audit.show", asked=_plain({"id": entry_id, "reveal": reveal})
@@ -237,11 +241,14 @@ class Desk:
         is_some = any(part is not None for part in opened.parts.values())
         if not is_some:
             return None, "unreadable" if opened.unreadable else "erased"
+        if reveal:
+            return content, "partly_erased" if opened.erased else "open"
+        content, is_masked = as_the_model_read(content, orjson.loads(entry.leaf))
         pointers = self._sensitive_of(entry.service, entry.release)
-        if pointers and not reveal:
+        if pointers:
             content = _masked(content, pointers)
-            return content, "partly_erased" if opened.erased else "masked"
-        return content, "partly_erased" if opened.erased else "open"
+        state = "masked" if pointers or is_masked else "open"
+        return content, "partly_erased" if opened.erased else state
 
     def _query(self, asked: Asked) -> Query:
         return Query(

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,9 +21,9 @@ from prometheus_client import Metric
 from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
 from nightproof.base.clock import iso_us, monotonic_s, utc_us
 from nightproof.base.conditions import Condition
-from nightproof.base.errors import NightproofError
 from nightproof.base.failures import CATALOGUE
 from nightproof.settings.settings import Settings
+from nightproof.steer.tasks import Tasks
 from nightproof.storage.alert_store import (
     AlertStore,
     Change,
@@ -133,8 +133,7 @@ class OnCall:
         self._unsaved: deque[Change] = deque()
         self._unrecorded: dict[str, bytes] = {}
         self._saving = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._busy: set[str] = set()
+        self._tasks = Tasks()
         self._save_trouble = ""
         self._looked_s = monotonic_s()
         self._counts_kept_s = monotonic_s()
@@ -182,15 +181,13 @@ class OnCall:
                     waited_s=parcel.waited_s,
                 )
             )
-        for one in self._couriers.values():
-            self._begin(one.run())
-        self._begin(self._look_forever())
+        for name, one in self._couriers.items():
+            self._tasks.keep_up(f"courier {name}", one.run)
+        self._tasks.keep_up("alerts", self._look_soon)
 
     async def stop(self) -> None:
         """End looking and telling, keep what is left, and close."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
         self._unsaved += self._count_changes(monotonic_s(), utc_us())
         await self._save()
         await self._sender.close()
@@ -201,15 +198,10 @@ class OnCall:
 
     # -- looking ------------------------------------------------------------------------------
 
-    async def _look_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.alerts.every_s)
-            try:
-                await self.look()
-            except Exception as error:  # noqa: BLE001
-                # A border: whatever goes wrong in one look is tried again at the next. The heartbeat is held back
-                # meanwhile, so that somebody outside notices if it stays so.
-                log("alerts", level="error", error=type(error).__name__, why=str(error)[:200])
+    async def _look_soon(self) -> None:
+        """Look after the pause. The heartbeat is held back while that fails: somebody outside notices."""
+        await asyncio.sleep(self._settings.alerts.every_s)
+        await self.look()
 
     async def look(self) -> None:
         """Judge everything once, and see that who is to be told will be."""
@@ -222,7 +214,12 @@ class OnCall:
         verdicts = judge(
             self._rules,
             self._series,
-            [*readings.conditions, *self._reported.values(), *self._own_conditions(now_s)],
+            [
+                *readings.conditions,
+                *self._reported.values(),
+                *self._own_conditions(now_s),
+                *self._tasks.conditions(),
+            ],
             now_s=now_s,
             unread=readings.unread,
         )
@@ -263,7 +260,7 @@ class OnCall:
                 dropped = courier.put(Parcel(message=message))
                 self._unsaved += [DropParcel(name, one) for one in dropped]
         self._looked_s = now_s
-        self._alone("record", self._record_all())
+        self._tasks.begin_alone("record", self._record_all())
         self._say_again(now_s, now_us)
         self._beat(now_s)
 
@@ -417,7 +414,7 @@ class OnCall:
             if self._couriers[receiver.name].snapshot().waiting:
                 self._not_repeated.pop(receiver.name, None)  # what waits must be first, to keep the order
             else:
-                self._alone(f"again {receiver.name}", self._keep_up(receiver, firing))
+                self._tasks.begin_alone(f"again {receiver.name}", self._keep_up(receiver, firing))
 
     async def _keep_up(self, receiver: Receiver, firing: Sequence[ToldAlert]) -> None:
         try:
@@ -434,7 +431,7 @@ class OnCall:
         """Say to somebody outside that alerts are judged; called only by a look that went well."""
         if self._heartbeat and now_s - self._beat_s >= self._settings.notify.heartbeat_every_s:
             self._beat_s = now_s
-            self._alone("heartbeat", self._send_heartbeat())
+            self._tasks.begin_alone("heartbeat", self._send_heartbeat())
 
     async def _send_heartbeat(self) -> None:
         firing = sum(track.alert.state == "firing" for track in self._tracks.values())
@@ -649,29 +646,6 @@ class OnCall:
         over = [one for one in self._silences if one.is_over(now_s=now_s, now_us=now_us)]
         self._silences = [one for one in self._silences if one not in over]
         return [DropSilence(one.id) for one in over]
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _alone(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Do this beside, unless it is still being done."""
-        if name in self._busy:
-            work.close()
-            return
-        self._busy.add(name)
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda done: self._ended(name, done))
-
-    def _ended(self, name: str, done: asyncio.Task[None]) -> None:
-        self._busy.discard(name)
-        error = None if done.cancelled() else done.exception()
-        if error is not None:
-            why = error.text if isinstance(error, NightproofError) else type(error).__name__
-            log("alerts", level="error", doing=name, why=why)
 
 
 def _is_kept_alike(before: Alert, now: Alert) -> bool:

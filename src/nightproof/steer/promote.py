@@ -10,23 +10,25 @@ lets the first one through (`expected`), and tells the second who was quicker. C
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Literal
 
 import msgspec
 
-from nightproof.base.clock import iso_us, monotonic_s, utc_us
+from nightproof.base.clock import iso_us, monotonic_s
 from nightproof.base.conditions import Condition
 from nightproof.base.errors import DeclarationError, NightproofError, Refusal, StateError
 from nightproof.releases.judge import Judgement, Rules, judge
-from nightproof.releases.probation import Terms, rule, terms_of
 from nightproof.releases.routing import Unit, steps_from
 from nightproof.settings.settings import PromotionSettings
-from nightproof.steer.by_itself import BY_ITSELF, ByItself, last_switch, rolled_back, taken_back, taken_off
+from nightproof.steer.by_itself import BY_ITSELF, ByItself, rolled_back, taken_back, taken_off
 from nightproof.steer.plan import Asked, Plan, shares_of
+from nightproof.steer.probations import Probations
 from nightproof.steer.shown import Done, History, PartShown, ReleaseShown, act_shown, judged, shown
 from nightproof.steer.stage import Promised, Stage, must_be_served, refuse_shadow_of_chat, refused
+from nightproof.steer.tasks import Tasks
 from nightproof.storage.registry_store import (
     Changed,
     RegisteredRelease,
@@ -49,8 +51,6 @@ class _Watch(msgspec.Struct):
     rules: Rules | None = None
     step_began_s: float = 0.0
     judgement: Judgement | None = None
-    terms: Terms | None = None
-    live_since_s: float = 0.0
 
 
 class Helm:
@@ -64,14 +64,14 @@ class Helm:
         *,
         note: Callable[..., Awaitable[None]],
         observe: Callable[..., None],
-        begin: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
+        tasks: Tasks,
     ) -> None:
         self._registry = registry
         self._stage = stage
         self._settings = settings
         self._note = note
         self._observe = observe
-        self._begin = begin
+        self._tasks = tasks
         self._steps = shares_of(settings.canary_steps)
         self._metrics = tuple(part.strip() for part in settings.canary_metrics.split(",") if part.strip())
         self._rules()  # a metric that is not measured stops the start
@@ -80,6 +80,7 @@ class Helm:
         self._acting: set[str] = set()
         self._watched: dict[str, _Watch] = {}
         self._by_itself = ByItself()
+        self._probations = Probations(registry, stage, settings)
         self._is_recording = False
 
     def _rules(self) -> Rules:
@@ -194,7 +195,7 @@ class Helm:
                 # A canary is compared with what is live: with another one live the comparison is over.
                 await self._end_trial(service, "withdrawn", who=who, why=why, expected=generation)
                 generation = self._registry.generation(service)
-            said = self._begin(self._say(who, "rollback", service, target.label, why))
+            said = self._tasks.hold(self._say(who, "rollback", service, target.label, why))
             await self._switch(
                 service, target.label, "rollback", who=who, why=why, expected=generation, recorded=said
             )
@@ -221,7 +222,7 @@ class Helm:
             why=why[:1_000],
         )
         held = await asyncio.to_thread(self._registry.hold, service, version, why, who=who)
-        self._begin(self.record_history())
+        self._record_soon()
         return shown(held, self._stage.parts(service))
 
     def history(self, service: str, *, most: int = 100) -> History:
@@ -246,7 +247,9 @@ class Helm:
         found = []
         for label, part in self._stage.parts(service).items():
             release = known.get(label)
-            is_canary = part == "canary" and watch.plan is not None and watch.judgement is not None
+            text = self._probations.said(service) if part == "live" else ""
+            if part == "canary" and watch.plan is not None and watch.judgement is not None:
+                text = judged(watch.judgement)
             found.append(
                 PartShown(
                     version=label,
@@ -256,7 +259,7 @@ class Helm:
                     if part in ("canary", "shadow") and watch.trial
                     else "",
                     share=watch.plan.split.share if part == "canary" and watch.plan else 0.0,
-                    text=judged(watch.judgement) if is_canary and watch.judgement else _stands(watch, part),
+                    text=text,
                 )
             )
         return found
@@ -276,7 +279,7 @@ class Helm:
         watch = self._watched.setdefault(service, _Watch())
         acts = self._registry.history(service, most=50)
         self._by_itself.resume(service, acts, self._live_label(service))
-        self._resume_probation(service)
+        self._probations.resume(service, self._live_label(service))
         self._stage.warm_standby(service)
         trial = self._registry.trial(service)
         if trial is None:
@@ -308,18 +311,18 @@ class Helm:
             follow = (
                 self._judge_golden(service, watch)
                 or self._judge_canary(service, watch, now)
-                or self._judge_live(service, watch, now)
+                or self._judge_live(service, now)
             )
             if follow is not None:
                 self._acting.add(service)
-                self._begin(self._follow(service, follow))
+                self._tasks.begin(self._follow(service, follow))
 
     def conditions(self) -> Iterable[Condition]:
         """Return what was done by itself lately, and where nothing could be done."""
         return self._by_itself.conditions()
 
     async def record_history(self) -> None:
-        """Bring the audit log up to the registry's history; what cannot be recorded now is tried again."""
+        """Bring the audit log up to the registry's history. Raises what keeps it from that: it is tried again."""
         if self._is_recording:
             return
         self._is_recording = True
@@ -341,20 +344,22 @@ class Helm:
         finally:
             self._is_recording = False
 
+    def _record_soon(self) -> None:
+        """Record without waiting for it; what cannot be recorded now is the tick's, which tells of it."""
+
+        async def record() -> None:
+            with contextlib.suppress(NightproofError):
+                await self.record_history()
+
+        self._tasks.begin(record())
+
     def has_unrecorded(self) -> bool:
         """Say whether the audit log is behind the registry."""
         return not self._is_recording and bool(self._registry.unrecorded(most=1))
 
-    def watch_live(self, service: str, *, fresh: bool) -> None:
-        """Begin to watch a service; `fresh`: its live release has just gone live."""
-        watch = self._watched.setdefault(service, _Watch())
-        watch.terms = None
-        self._by_itself.switched(service)
-        promised = self._stage.describes(service)
-        if not fresh or promised is None or not self._settings.probation_s:
-            self._stage.end_probation(service)
-            return
-        self._begin_probation(service, watch, promised, self._stage.rates_before(service), 0.0)
+    async def keep(self, *, whatever: bool = False) -> None:
+        """Write what was seen of releases on probation, so that a restart begins none anew. Raises storage faults."""
+        await self._probations.keep(whatever=whatever)
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -431,14 +436,14 @@ class Helm:
             watch = self._watched.setdefault(service, _Watch())
             self._by_itself.acted(service)
             self._take_up(service, trial, watch)
-        self._begin(self.record_history())
+        self._record_soon()
 
     def _take_up(self, service: str, trial: Trial, watch: _Watch) -> None:
         """Let a loaded release play the part that the registry says."""
         plan = msgspec.json.decode(trial.plan, type=Plan)
         watch.trial, watch.plan, watch.judgement = trial, plan, None
         if trial.kind == "shadow":
-            self._stage.make_shadow(service, trial.label)
+            self._stage.make_shadow(service, trial.label, since_us=trial.since_us)
             return
         watch.rules = self._rules()
         watch.step_began_s = monotonic_s()
@@ -476,15 +481,13 @@ class Helm:
                     watch.trial = watch.plan = watch.judgement = None
                 before = self._stage.rates_before(service)
                 self._stage.make_live(service, label, act=act)
-                watch.terms = None
                 self._by_itself.switched(service)
-                self._stage.end_probation(service)
-                promised = self._stage.describes(service)
-                if act == "live" and promised is not None and self._settings.probation_s:
-                    self._begin_probation(service, watch, promised, before, 0.0)
-            self._begin(self.record_history())
+                self._probations.end(service)
+                if act == "live":
+                    self._probations.begin(service, label, before)
+            self._record_soon()
 
-        await asyncio.shield(self._begin(switch()))
+        await asyncio.shield(self._tasks.hold(switch()))
 
     async def _end_trial(
         self,
@@ -506,9 +509,9 @@ class Helm:
                 watch = self._watched.setdefault(service, _Watch())
                 watch.trial = watch.plan = watch.judgement = None
                 self._stage.end_trial(service)
-            self._begin(self.record_history())
+            self._record_soon()
 
-        await asyncio.shield(self._begin(end()))
+        await asyncio.shield(self._tasks.hold(end()))
 
     async def _commit(self, change: Callable[[], Any]) -> Any:
         """Make a change in the registry, off the loop. Raises Refusal with what stands in its way."""
@@ -586,19 +589,11 @@ class Helm:
             watch.trial, watch.plan, watch.step_began_s = moved, onward, monotonic_s()
             self._stage.move_canary(service, onward.split)
         self._observe("canary_step", service=service, release=trial.label, share=onward.split.share)
-        self._begin(self.record_history())
+        self._record_soon()
 
-    def _judge_live(
-        self, service: str, watch: _Watch, now: float
-    ) -> Callable[[], Coroutine[Any, Any, None]] | None:
-        counted = self._stage.counted(service)
-        if counted is None or watch.terms is None:
-            return None
-        ruling = rule(counted, watch.terms, since_s=now - watch.live_since_s)
-        if ruling.standing == "passed":
-            watch.terms = None
-            self._stage.end_probation(service)
-        elif ruling.standing == "broken" and self._by_itself.may_try(service):
+    def _judge_live(self, service: str, now: float) -> Callable[[], Coroutine[Any, Any, None]] | None:
+        ruling = self._probations.judge(service, now)
+        if ruling is not None and ruling.standing == "broken" and self._by_itself.may_try(service):
             return lambda: self._roll_back_by_itself(service, ruling.why)
         return None
 
@@ -659,35 +654,5 @@ class Helm:
         finally:
             self._acting.discard(service)
 
-    def _resume_probation(self, service: str) -> None:
-        """Go on with the probation of a release that went live shortly before this start."""
-        watch = self._watched.setdefault(service, _Watch())
-        promised = self._stage.describes(service)
-        last = last_switch(self._registry.history(service, most=50))
-        if promised is None or last is None or last.act != "live" or not self._settings.probation_s:
-            return
-        age_s = (utc_us() - last.at_us) / 1e6
-        if self._registry.previous(service) is not None and 0 <= age_s < self._settings.probation_s:
-            self._begin_probation(service, watch, promised, (0, 0), age_s)
-
-    def _begin_probation(
-        self, service: str, watch: _Watch, promised: Promised, before: tuple[int, int], age_s: float
-    ) -> None:
-        limit_ms = promised.latency_p99_ms
-        watch.terms = terms_of(
-            availability=promised.availability,
-            latency_p99_ms=limit_ms,
-            before=before,
-            slow_before=(0, 0) if limit_ms is None else self._stage.slow_before(service, limit_ms / 1_000),
-            false_alarm=self._settings.probation_false_alarm,
-            for_s=self._settings.probation_s,
-        )
-        watch.live_since_s = monotonic_s() - age_s
-        self._stage.begin_probation(service, self._live_label(service), watch.terms)
-
     def _live_label(self, service: str) -> str:
         return next((label for label, part in self._stage.parts(service).items() if part == "live"), "")
-
-
-def _stands(watch: _Watch, part: str) -> str:
-    return "on probation" if part == "live" and watch.terms is not None else ""

@@ -9,7 +9,7 @@ twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -21,6 +21,7 @@ from nightproof.base.masking import mask
 from nightproof.releases.replay import Comparison, MostHit, bin_bounds, hidden_of, most_hit, whom_of
 from nightproof.settings.settings import PromotionSettings
 from nightproof.steer.archive import Archive
+from nightproof.steer.tasks import Tasks
 from nightproof.storage.comparisons import Comparisons, Run
 from nightproof.storage.ledger_rows import Query, StoredEntry
 from nightproof.storage.registry_store import RegisteredRelease, RegistryStore
@@ -102,7 +103,7 @@ class Replays:
         is_busy: Callable[[str], bool],
         is_chat: Callable[[str], bool],
         sensitive_of: Callable[[str, str], Sequence[str]],
-        begin: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
+        tasks: Tasks,
     ) -> None:
         self._archive = archive
         self._registry = registry
@@ -112,7 +113,7 @@ class Replays:
         self._is_busy = is_busy
         self._is_chat = is_chat
         self._sensitive_of = sensitive_of
-        self._begin = begin
+        self._tasks = tasks
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._waiting: set[str] = set()
 
@@ -153,7 +154,7 @@ class Replays:
                     counts=counts,
                 )
             )
-        task = self._running[run.id] = self._begin(self._run(run, release))
+        task = self._running[run.id] = self._tasks.begin(self._run(run, release))
         task.add_done_callback(lambda _, run_id=run.id: self._running.pop(run_id, None))  # type: ignore[misc]
         return self._shown(run)
 
@@ -228,6 +229,18 @@ class Replays:
     # -- the run ------------------------------------------------------------------------------
 
     async def _run(self, run: Run, release: RegisteredRelease) -> None:
+        """Run a replay to its end; whatever ends it is in its state."""
+        try:
+            await self._work(run, release)
+        except NightproofError:
+            raise  # its place cannot be kept; asked for again it goes on from the last one that was
+        except Exception as error:
+            why = f"failed: an unexpected {type(error).__name__}; see the log"
+            found = await asyncio.to_thread(self._comparisons.find, run.id)
+            await self._keep(msgspec.structs.replace(found, state=why))
+            raise
+
+    async def _work(self, run: Run, release: RegisteredRelease) -> None:
         """Work through the log, newest first, until enough records were compared or there are no more."""
         try:
             beside = await self._load(release)
@@ -267,7 +280,7 @@ class Replays:
             await self._keep(msgspec.structs.replace(run, state=f"failed: {error.text}"))
         finally:
             self._waiting.discard(run.id)
-            await asyncio.shield(self._begin(beside.end()))
+            await asyncio.shield(self._tasks.hold(beside.end()))
 
     async def _ask(self, beside: Beside, records: Sequence[_Record]) -> list[Outcome]:
         waiter = Waiter(asyncio.get_running_loop().create_future())

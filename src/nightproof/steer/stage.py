@@ -52,8 +52,8 @@ class Stage(Protocol):
     def move_canary(self, service: str, split: Split) -> None:
         """Give the canary another share."""
 
-    def make_shadow(self, service: str, label: str) -> None:
-        """Give a loaded release copies of requests."""
+    def make_shadow(self, service: str, label: str, *, since_us: int) -> None:
+        """Give a loaded release copies of requests; what was compared in this trial before stays."""
 
     def end_trial(self, service: str) -> None:
         """Take canary or shadow off the way; its workers finish what they have, and end."""
@@ -70,11 +70,8 @@ class Stage(Protocol):
     def golden_trouble(self, service: str, label: str) -> str:
         """Say that every worker of a loaded release answers a golden case wrongly; empty where that is not so."""
 
-    def begin_probation(self, service: str, label: str, terms: Terms) -> None:
-        """Begin to count how the fresh live release does."""
-
-    def counted(self, service: str) -> Counted | None:
-        """Return what was counted of the fresh live release."""
+    def begin_probation(self, service: str, label: str, terms: Terms, counted: Counted) -> None:
+        """Count how the fresh live release does, beside what was counted before."""
 
     def end_probation(self, service: str) -> None:
         """Count no more."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,8 +16,7 @@ from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable, Ledge
 from nightproof.audit.record import make_entry
 from nightproof.base.clock import utc_us
 from nightproof.base.ids import RequestIds
-from nightproof.watch.health import Component, Health
-from nightproof.watch.log import log
+from nightproof.steer.tasks import Tasks
 
 _LINES_PER_ENTRY = 100
 Summaries = Counter[tuple[str, str, str]]
@@ -38,14 +37,11 @@ class Step(msgspec.Struct, eq=False):
 
 
 class Ticking:
-    """Does the steps that are due. One that fails is told in health and done again; the others go on."""
+    """Does the steps that are due. One that fails is told and done again; the others go on."""
 
-    def __init__(
-        self, steps: Sequence[Step], begin: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    ) -> None:
+    def __init__(self, steps: Sequence[Step], tasks: Tasks) -> None:
         self._steps = list(steps)
-        self._begin = begin
-        self._failing: dict[str, str] = {}
+        self._tasks = tasks
 
     async def tick(self, now: float) -> None:
         """Do what is due."""
@@ -53,7 +49,7 @@ class Ticking:
             if now < step.due_s or (step.doing is not None and not step.doing.done()):
                 continue
             if step.is_apart:
-                step.doing = self._begin(self._do(step, now))
+                step.doing = self._tasks.hold(self._do(step, now))
             else:
                 await self._do(step, now)
 
@@ -63,19 +59,13 @@ class Ticking:
             doing = step.do(now)
             if isinstance(doing, Awaitable):
                 await doing
+                step.due_s = now + step.every_s()  # what it found may have changed when the next time is
         except Exception as error:  # noqa: BLE001
             # A border: whatever goes wrong now (a store that cannot be read, mostly) is tried again, and nothing
             # ends the ticking.
-            if step.name not in self._failing:
-                log("step_failed", level="warning", step=step.name, error=type(error).__name__)
-            self._failing[step.name] = type(error).__name__
+            self._tasks.failed(step.name, error)
         else:
-            self._failing.pop(step.name, None)
-
-    def health(self, health: Health) -> list[Component]:
-        """Return whether everything that happens by itself does."""
-        why = ", ".join(f"{name} fails: {error}" for name, error in self._failing.items())
-        return [health.see("steps", ok=not why, why=why, needed=False)]
+            self._tasks.works(step.name)
 
 
 async def flush_summaries(summaries: Summaries, ledger: Ledger, ids: RequestIds) -> None:

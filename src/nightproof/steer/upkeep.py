@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import Metric
 
@@ -17,14 +17,15 @@ from nightproof.audit.ledger import AuditOutcomeUnknown, AuditUnavailable
 from nightproof.audit.record import OPENED
 from nightproof.audit.spill import Spill
 from nightproof.audit.witness import Witness
-from nightproof.base.clock import utc_us
+from nightproof.base.clock import monotonic_s, utc_us
 from nightproof.base.conditions import Condition
-from nightproof.base.errors import NightproofError
 from nightproof.base.ids import RequestIds
 from nightproof.settings.settings import Settings
 from nightproof.steer import keep
 from nightproof.steer.archive import Archive
 from nightproof.steer.clockwatch import ClockWatch
+from nightproof.steer.tasks import Tasks
+from nightproof.steer.tick import Step
 from nightproof.storage.reserve import Reserve, choose
 from nightproof.storage.spill_file import SpillFile
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
@@ -38,8 +39,6 @@ CONDITIONS = ("disk_low", "clock_jumped", "spilling", "spill_full", "witness_lat
 _LAST_WITNESS_WITHIN_S = 5.0
 _VAULT_EVERY_S = 1.0
 _SPILL_PURPOSE = "spill"
-
-_Begin = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Upkeep:
@@ -81,16 +80,45 @@ class Upkeep:
 
     # -- start, tick and stop -----------------------------------------------------------------
 
-    async def start(self, begin: _Begin) -> Spill:
-        """Erase again what a restored backup brought back, open the side file, begin what runs beside."""
+    async def start(self) -> Spill:
+        """Erase again what a restored backup brought back, and open the side file."""
         await keep.reapply_erasures(self._archive)
         self.spill = self._open_spill()
-        if self.witness.is_set:
-            begin(self.witness.run())
-        begin(self._keep_forever())
-        if self._settings.ledger.url:
-            begin(self._refresh_vault_forever())
         return self.spill
+
+    def steps(self) -> list[Step]:
+        """Return what is done for the log now and then, by the tick."""
+        every_s = self._settings.retention.every_s
+        steps = [
+            Step(
+                "retention",
+                lambda now: self._see_to_the_old(),
+                every_s=lambda: every_s,
+                is_apart=True,
+                due_s=monotonic_s() + every_s,
+            )
+        ]
+        if self.witness.is_set:
+            steps.append(
+                Step(
+                    "witness",
+                    lambda now: self.witness.give(),
+                    every_s=lambda: self.witness.pause_s,
+                    is_apart=True,
+                    due_s=monotonic_s() + self.witness.pause_s,
+                )
+            )
+        if self._settings.ledger.url:
+            # What other gateways on the same log have erased.
+            steps.append(
+                Step(
+                    "vault",
+                    lambda now: asyncio.to_thread(self._archive.vault.refresh),
+                    every_s=lambda: _VAULT_EVERY_S,
+                    is_apart=True,
+                )
+            )
+        return steps
 
     def see_to_the_disk(self) -> None:
         """Measure the free space; give the reserve up on a full disk, and take it back when there is room."""
@@ -122,14 +150,14 @@ class Upkeep:
             self._meters.count_event(now)
         self._spill_said = now
 
-    def merge_if_waiting(self, begin: _Begin) -> None:
+    def merge_if_waiting(self, tasks: Tasks) -> None:
         """Begin to merge the side file into the log, if something waits there and the log takes entries."""
         spill = self.spill
         if spill is not None and self._archive.ledger.is_writable:
             self._make_spill_key()
         may_merge = self._archive.ledger.is_writable and (self._merging is None or self._merging.done())
         if spill is not None and not spill.is_empty and may_merge:
-            self._merging = begin(self._merge(spill))
+            self._merging = tasks.begin(self._merge(spill, tasks))
 
     async def stop(self) -> None:
         """Give the witness the last checkpoint, and close the side file. After the ledger's stop."""
@@ -240,7 +268,7 @@ class Upkeep:
         """See that the side file's key is there and durable; after a rotation of keys it is another one."""
         self._archive.vault.seal_bytes(b"", purpose=_SPILL_PURPOSE)
 
-    async def _merge(self, spill: Spill) -> None:
+    async def _merge(self, spill: Spill, tasks: Tasks) -> None:
         try:
             merged = await spill.merge(self._archive.ledger, self._recorded_of, self._ids)
         except (AuditUnavailable, AuditOutcomeUnknown, StorageUnavailable, StorageOutcomeUnknown) as error:
@@ -248,7 +276,7 @@ class Upkeep:
         else:
             log("spill_merged", entries=merged)
             # Its frames carry keys of their own: of who was erased before the merge, they go again.
-            await keep.reapply_erasures(self._archive)
+            tasks.insist("erasures", functools.partial(keep.reapply_erasures, self._archive))
 
     async def _recorded_of(self, ids: Sequence[str]) -> set[str]:
         def look() -> set[str]:
@@ -261,33 +289,19 @@ class Upkeep:
 
         return await asyncio.to_thread(look)
 
-    async def _keep_forever(self) -> None:
+    async def _see_to_the_old(self) -> None:
         """Destroy content past its time, and begin a new key of keys when the present one is old."""
-        while True:
-            await asyncio.sleep(self._settings.retention.every_s)
-            try:
-                done = await keep.expire_by_clock(self._archive, self.clock, self._keep_days())
-                if done is None:
-                    await self._say_clock_jumped()
-                    continue
-                self._is_jump_said = False
-                if done.dropped:
-                    log("expired", services=done.dropped)
-                days = self._settings.vault.rotate_days
-                if self._archive.vault.is_rotation_due(utc_us(), after_days=days):
-                    epoch = await keep.rotate(self._archive, "server")
-                    log("key_rotated", epoch=epoch)
-            except NightproofError as error:
-                log("retention", level="warning", why=error.text)
-
-    async def _refresh_vault_forever(self) -> None:
-        """See what other gateways on the same log have erased."""
-        while True:
-            await asyncio.sleep(_VAULT_EVERY_S)
-            try:
-                await asyncio.to_thread(self._archive.vault.refresh)
-            except NightproofError as error:
-                log("vault", level="warning", why=error.text)
+        done = await keep.expire_by_clock(self._archive, self.clock, self._keep_days())
+        if done is None:
+            await self._say_clock_jumped()
+            return
+        self._is_jump_said = False
+        if done.dropped:
+            log("expired", services=done.dropped)
+        days = self._settings.vault.rotate_days
+        if self._archive.vault.is_rotation_due(utc_us(), after_days=days):
+            epoch = await keep.rotate(self._archive, "server")
+            log("key_rotated", epoch=epoch)
 
     async def _say_clock_jumped(self) -> None:
         """Record and log once that nothing is destroyed by time until an operator has looked at the clock."""

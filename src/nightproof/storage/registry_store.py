@@ -30,7 +30,7 @@ from nightproof.storage.sqlite import (
     transaction,
 )
 
-VERSION = 2
+VERSION = 3
 
 Act = Literal[
     "registered",
@@ -63,6 +63,14 @@ CREATE TABLE trials(
   FOREIGN KEY (service, label) REFERENCES releases(service, label)
 ) STRICT;
 """
+_PROBATIONS = """
+CREATE TABLE probations(
+  service TEXT PRIMARY KEY,
+  label TEXT NOT NULL,
+  seen TEXT NOT NULL,
+  FOREIGN KEY (service, label) REFERENCES releases(service, label)
+) STRICT;
+"""
 _SCHEMA = f"""
 CREATE TABLE releases(
   service TEXT NOT NULL,
@@ -89,7 +97,7 @@ CREATE TABLE history(
 ) STRICT;
 CREATE INDEX history_service ON history(service, at);
 CREATE INDEX history_unrecorded ON history(at) WHERE recorded = 0;
-{_TRIALS}"""
+{_TRIALS}{_PROBATIONS}"""
 _STEPS = {
     1: f"""
 ALTER TABLE releases ADD COLUMN held TEXT NOT NULL DEFAULT '';
@@ -99,7 +107,8 @@ ALTER TABLE history ADD COLUMN who TEXT NOT NULL DEFAULT '';
 ALTER TABLE history ADD COLUMN why TEXT NOT NULL DEFAULT '';
 ALTER TABLE history ADD COLUMN recorded INTEGER NOT NULL DEFAULT 1;
 CREATE INDEX history_unrecorded ON history(at) WHERE recorded = 0;
-{_TRIALS}"""
+{_TRIALS}""",
+    2: _PROBATIONS,
 }
 """By version: what brings a file of it to the next one. What an older Nightproof did counts as recorded."""
 _RELEASE = "service, label, digest, created_us, live, held, latched"
@@ -234,6 +243,7 @@ class RegistryStore:
                 self._connection.execute(
                     "DELETE FROM trials WHERE service = ? AND label = ?", (service, label)
                 )
+                self._connection.execute("DELETE FROM probations WHERE service = ?", (service,))
                 origin = before.label if before is not None else ""
                 self._note(service, label, wanted.digest, now_us, act, origin=origin, who=who, why=why)
         return msgspec.structs.replace(wanted, live=True)
@@ -339,6 +349,18 @@ class RegistryStore:
                 self._note(service, label, wanted.digest, now_us, "unlatched", who=who, why=why)
         return msgspec.structs.replace(wanted, latched="")
 
+    def keep_probation(self, service: str, label: str, seen: str) -> None:
+        """Keep what was seen of the live release since it went live; nothing where another one is live by now.
+
+        `seen` is JSON; the registry does not read it. It is no act: history and `generation` stay as they are.
+        """
+        with self._change():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO probations SELECT service, label, ? FROM releases "
+                "WHERE service = ? AND label = ? AND live = 1",
+                (seen, service, label),
+            )
+
     def mark_recorded(self, at: int) -> None:
         """Note that the audit log has the history up to and with this line."""
         with self._change():
@@ -397,6 +419,14 @@ class RegistryStore:
         """Return the release on trial beside the live one."""
         with self._look() as looking:
             return _trial(looking, service)
+
+    def probation(self, service: str, label: str) -> str:
+        """Return what was kept of a release's probation; empty where nothing was."""
+        with self._look() as looking:
+            found = looking.execute(
+                "SELECT seen FROM probations WHERE service = ? AND label = ?", (service, label)
+            ).get
+        return str(found or "")
 
     def generation(self, service: str) -> int:
         """Return the place of the last change, on which a decision is taken; registering changes nothing."""

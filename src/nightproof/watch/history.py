@@ -17,10 +17,10 @@ from time import thread_time
 import msgspec
 
 from nightproof.base.clock import monotonic_s
-from nightproof.base.errors import NightproofError, StateError
+from nightproof.base.errors import NightproofError
 from nightproof.storage.sqlite import StorageOutcomeUnknown, StorageUnavailable
 from nightproof.storage.watch_store import StoredWindow, WatchStore, open_or_begin_anew
-from nightproof.watch.log import log
+from nightproof.watch.log import log, log_unexpected
 from nightproof.watch.meters import Totals
 from nightproof.watch.windows import KEEP, SERVER, SPANS_S, Span, Window, merge, roll_up, sparse
 
@@ -97,7 +97,7 @@ class History:
             self._keeping = asyncio.create_task(self.keep())
 
     async def keep(self) -> None:
-        """Write what waits, in a thread. Never raises for what the disk does."""
+        """Write what waits, in a thread. Never raises: what cannot be written waits for the next time."""
         async with self._busy:
             if not self._may_write():
                 self._say("the disk is nearly full, and what is left belongs to the audit log")
@@ -107,7 +107,8 @@ class History:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             try:
                 took_s = await asyncio.to_thread(self._write, batch)
-            except (StorageUnavailable, StorageOutcomeUnknown, StateError, OSError) as error:
+            except Exception as error:  # noqa: BLE001
+                # A border: whatever it is, the windows stay in line, and health says why they wait.
                 self._waiting.extendleft(reversed(batch))
                 self._failed(error)
             else:
@@ -183,15 +184,20 @@ class History:
         self._size_bytes = store.size_bytes()
         return thread_time() - began_s
 
-    def _failed(self, error: NightproofError | OSError) -> None:
-        self._say(str(error))
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, NightproofError | OSError):
+            self._say(str(error))
+        elif self._say(f"an unexpected {type(error).__name__}"):
+            log_unexpected(error, doing="history")
         if not isinstance(error, StorageUnavailable):
             # Damaged, or nobody knows: opened again, it is looked over, and set aside if it does not hold.
             store, self._store = self._store, None
             if store is not None:
                 _close(store)
 
-    def _say(self, trouble: str) -> None:
+    def _say(self, trouble: str) -> bool:
+        """Take in how keeping goes, and log what is news; return whether it was."""
+        is_news = trouble != self._trouble
         if trouble != self._trouble and not (self._trouble == "not begun" and not trouble):
             log(
                 "history" if not trouble else "history_not_kept",
@@ -199,6 +205,7 @@ class History:
                 **({"why": trouble} if trouble else {"state": "kept"}),
             )
         self._trouble = trouble
+        return is_news
 
     def __repr__(self) -> str:
         return f"<History waiting={len(self._waiting)} lost={self._lost} trouble={self._trouble!r}>"

@@ -60,14 +60,18 @@ class Sparing:
         log(event, level="warning", left_out=left_out, **named)
 
 
-def log_unexpected(error: BaseException, *, request_id: str = "", service: str = "") -> None:
-    """Log an exception that nobody expected: its type and where it arose, not its text, which may hold data."""
+def log_unexpected(error: BaseException, *, request_id: str = "", service: str = "", doing: str = "") -> None:
+    """Log an exception that nobody expected: its type and where it arose, not its text, which may hold data.
+
+    `doing` names what was done, where it was no request.
+    """
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     log(
         "internal_error",
         level="error",
         request_id=request_id,
         service=service,
+        **({"doing": doing} if doing else {}),
         error=type(error).__name__,
         at=[f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames],
     )

@@ -195,6 +195,7 @@ class LoadedChat:
             failure=seen.failure,
             detail=seen.detail,
             findings=list(seen.findings),
+            redacted=dict(seen.redacted),
             bypassed=list(seen.bypassed),
             check_us=dict(seen.check_us),
             is_tainted=conversation.is_tainted,

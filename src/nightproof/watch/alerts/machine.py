@@ -134,10 +134,10 @@ def _from_pending(track: Track, rule: Rule, verdict: Verdict, *, now_s: float, n
     if verdict.judgement == "good":
         return None
     if verdict.judgement == "unknown":
-        return track
+        return _with(track, is_known=False)
     is_due = not verdict.is_condition or now_s - track.since_s >= rule.for_s
     if not is_due:
-        return _with(track, why=verdict.why)
+        return _with(track, why=verdict.why, is_known=True)
     alert = msgspec.structs.replace(
         track.alert, state="firing", since_us=now_us, fired_us=now_us, why=verdict.why, is_known=True
     )

@@ -2,7 +2,8 @@
 
 From the same data as `judge` judges by. Prometheus has no exact tail here, so its rules ask for a least number of
 events instead, and what they see is as old as the last scrape: a second opinion, and the one that also speaks when
-the server is gone.
+the server is gone. A symptom is left to its cause while that cause is a condition of the same service, pending or not;
+what counts endings holds nothing back here: that is for the Alertmanager's own inhibition.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from nightproof.base.alerting import alert_share
+from nightproof.base.alerting import CAUSES, alert_share
 from nightproof.base.failures import CATALOGUE
 from nightproof.watch.alerts.counts import bucket_of
 from nightproof.watch.alerts.rules import BURNS, Promise, Rule, rules_of
@@ -130,7 +131,7 @@ def _objectives(promises: Sequence[Promise], runbooks_url: str, scale: float) ->
                     for window_s in (burn.long_s, burn.short_s)
                 )
                 parts.append(f"({long} and {short})")
-        rules.append(_alert(rule, " or ".join(parts), runbooks_url))
+        rules.append(_alert(rule, _unless_caused(rule, " or ".join(parts)), runbooks_url))
     return rules
 
 
@@ -155,8 +156,21 @@ def _failures(runbooks_url: str, scale: float) -> list[dict[str, Any]]:
         if failure.code == "watch_blind":
             silent = f"max(nightproof_alerts_judged_age_seconds) > {_SILENT_S:g}"
             expr = f"({expr}) or ({silent}) or absent(nightproof_ready)"
-        rules.append(_alert(rule, expr, runbooks_url, for_s=rule.for_s))
+        rules.append(_alert(rule, _unless_caused(rule, expr), runbooks_url, for_s=rule.for_s))
     return rules
+
+
+def _unless_caused(rule: Rule, expr: str) -> str:
+    """Leave a symptom to its cause, where the cause weighs as much."""
+    causes = [
+        code
+        for code in CAUSES.get(rule.failure, ())
+        if rule.severity == "ticket" or CATALOGUE[code].severity == "page"
+    ]
+    if not causes:
+        return expr
+    caused = f'max by (service) (nightproof_condition{{failure=~"{"|".join(causes)}"}}) == 1'
+    return f"({expr}) unless on (service) ({caused})"
 
 
 def _alert(rule: Rule, expr: str, runbooks_url: str, *, for_s: float = 0.0) -> dict[str, Any]:

@@ -2,6 +2,10 @@
 
 An alert is told once that it fires, and once that it is over. A silence or a cause holds back what was not told
 yet; when they end and the alert still fires, it is told then. What was told is always told to be over.
+
+A cause holds its symptom back from when it is seen: a symptom counts and fires at once, and the cause, a condition,
+fires after its time. Told meanwhile, one fault would tell two alerts. That wait has an end: in that time the cause
+fires, is gone, or nothing is known of it any more, and then it holds nothing back.
 """
 
 from __future__ import annotations
@@ -57,14 +61,16 @@ class Held(msgspec.Struct, frozen=True):
 
 def held_back(tracks: Tracks, silences: Sequence[Silence]) -> dict[Key, Held]:
     """Return which firing alerts are held back now, and by what."""
-    firing = {key: track.alert for key, track in tracks.items() if track.alert.state == "firing"}
+    alerts = [track.alert for track in tracks.values()]
+    causes = [one for one in alerts if one.state == "firing" or (one.state == "pending" and one.is_known)]
     held: dict[Key, Held] = {}
-    for key, alert in firing.items():
+    for alert in (one for one in alerts if one.state == "firing"):
+        key = alert.key
         silence = next((one for one in silences if one.fits(alert)), None)
         if silence is not None:
             held[key] = Held("silence", silence.id)
             continue
-        cause = next((one for one in firing.values() if _stands_behind(one, alert)), None)
+        cause = next((one for one in causes if _stands_behind(one, alert)), None)
         if cause is not None:
             held[key] = Held("cause", cause.alertname)
     return held

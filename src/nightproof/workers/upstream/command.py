@@ -163,6 +163,9 @@ class ServedCommand:
                 self._last_end = await self._run_once(port, base_url)
             except OSError as error:
                 self._last_end = f"it cannot be started: {error.strerror}"
+            except Exception as error:  # noqa: BLE001
+                # A border: it is told like a program that ends, and started again within the budget.
+                self._last_end = f"it could not be looked after: {type(error).__name__}"
             finally:
                 self._addresses.pop(self._declared.name, None)
                 await self._end()

@@ -37,6 +37,7 @@ service = ChatService(
         if place < len(GIVEN["CHAT_UPSTREAMS"].split(","))
     ],
     prompt=PROMPT,
+    checks={"personal": GIVEN.get("CHAT_PERSONAL", "flag")},
     rules=OutputRules(allowed_hosts=["fennmark.example"], banned=[r"(?i)lamp oil costs \d+"]),
     tools=[Tool(name="read_log", has_side_effect=False, after_untrusted="allow")],
     other_tools=GIVEN.get("CHAT_OTHER_TOOLS", "approve"),
