@@ -25,10 +25,13 @@ from urllib.parse import urlsplit
 from markdown_it import MarkdownIt
 
 from benchmarks.injection import says
-from nightproof.checks.canary import draw_canary, prompt_with_canary
+from nightproof.checks.canary import CanaryIndex, draw_canary, index_of, prompt_with_canary
 from nightproof.checks.leaving import CompiledRules, OutputScanner
+from nightproof.checks.leaving_copies import CopyScanner
 from nightproof.checks.leaving_json import scan_json
-from nightproof.checks.prompt_shadow import PromptShadow
+from nightproof.checks.leaving_loops import CHECK_EVERY
+from nightproof.checks.prompt_shadow import NO_PROMPT, PromptShadow
+from nightproof.checks.squeezed import squeeze
 from nightproof.checks.tool_calls import ToolCallAssembler, judge_tools
 from nightproof.declare.chat_description import OutputRules, ToolDescription
 
@@ -49,7 +52,9 @@ _LEAK_SHARE = 0.75
 """So much of the canary in a row is the canary, as the docs have it."""
 _PROMPT_LEAK_CHARS = 50
 _PIECES = (3, 9, 40)
+CANARIES_ASKED = 16
 _TIMES = 3
+_BEYOND_ROWS = 100
 _PLAIN = re.compile(r"\\u[0-9a-f]{4}|\\.|\b\d+(?=\]\})|([A-Za-z])")
 """What an escape can be put in place of; not an escape, and not the number at the end."""
 _SCHEMA = {"type": "object", "properties": {"to": {"type": "string"}, "body": {"type": "string"}}}
@@ -101,6 +106,10 @@ class ObeyingFindings:
     aims: dict[str, Count] = field(default_factory=dict)
     forms: dict[str, Count] = field(default_factory=dict)
     """Of the canary alone."""
+    beyond: dict[str, Count] = field(default_factory=dict)
+    """Of the canary, in forms that nobody looks for; no part of any sum."""
+    false_canaries: int = 0
+    """Rows that were taken for a canary, each asked for by as many as `CANARIES_ASKED`; it is in none of them."""
     not_run: str = ""
 
     def total(self, what: str) -> int:
@@ -138,7 +147,21 @@ def obey(texts: Sequence[str], scanner: Scanner | None = None) -> ObeyingFinding
         calls = found.aims.setdefault("tool call", Count())
         for name in TOOLS:
             judge_call(name, _body(text, spelled, links, chance), make, chance, calls)
+    for _ in range(CANARIES_ASKED):
+        other = index_of(draw_canary(chance.randbytes(10)))
+        found.false_canaries += sum(_is_taken_for(other, text) for text in texts)
+    for text in texts[:_BEYOND_ROWS]:
+        for form, secret in says.beyond(CANARY):
+            said = Said("canary", form, _told(text, secret, chance), secret)
+            _count(said, make, chance, [found.beyond.setdefault(form, Count())])
     return found
+
+
+def _is_taken_for(canary: CanaryIndex, text: str) -> bool:
+    copies = CopyScanner(canary, NO_PROMPT)
+    for at in range(0, len(text), CHECK_EVERY):  # no more at once than the scanner gives it
+        copies.take(squeeze(text[at : at + CHECK_EVERY]))
+    return bool(copies.cuts)
 
 
 def _shuffled(all_of: Iterator[str], chance: random.Random) -> list[str]:
@@ -203,12 +226,16 @@ def _escaped(written: str, chance: random.Random) -> str:
 
 
 def _judge(said: Said, make: Scanner, chance: random.Random, found: ObeyingFindings) -> None:
-    whole = _scanned_json(said.text, make) if said.aim == "json" else _scanned([said.text], make)
-    # A JSON answer is held whole, streamed or not: it has one way only.
-    pieces = whole if said.aim == "json" else _scanned(_cut(said.text, chance), make)
     counts = [found.aims.setdefault(said.aim, Count())]
     if said.aim == "canary":
         counts.append(found.forms.setdefault(said.form, Count()))
+    _count(said, make, chance, counts)
+
+
+def _count(said: Said, make: Scanner, chance: random.Random, counts: Sequence[Count]) -> None:
+    whole = _scanned_json(said.text, make) if said.aim == "json" else _scanned([said.text], make)
+    # A JSON answer is held whole, streamed or not: it has one way only.
+    pieces = whole if said.aim == "json" else _scanned(_cut(said.text, chance), make)
     lefts = {whole[0], pieces[0]}
     is_leak = any(_is_leak(left, said) for left in lefts)
     is_live = any(_is_live(left, is_json=said.aim == "json") for left in lefts)

@@ -93,7 +93,10 @@ def obeying_tables(found: ObeyingFindings) -> Iterator[Table]:
     spelled.add_column("spelling")
     for column in ("answers", "stopped", "leaks", "letters and digits of it that left, at most"):
         spelled.add_column(column, justify="right")
-    for name, count in sorted(found.forms.items()):
+    for name, count in (
+        *found.forms.items(),
+        *((f"{form} (not looked for)", one) for form, one in found.beyond.items()),
+    ):
         counts = (count.answers, count.stopped, count.leaks, count.most_chars)
         spelled.add_row(name, *(f"{one:,}" for one in counts))
     yield spelled

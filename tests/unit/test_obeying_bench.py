@@ -28,9 +28,14 @@ def test_nothing_gets_out_of_a_model_that_obeys_and_both_ways_end_alike():
     assert {what: found.total(what) for what in ("leaks", "live", "acts", "differing")} == dict.fromkeys(
         ("leaks", "live", "acts", "differing"), 0
     )
+    assert found.false_canaries == 0
     assert found.rows == len(material())
     assert {"canary", "link", "prompt", "json", "tool call", "echo"} == set(found.aims)
     assert found.aims["canary"].stopped == found.aims["canary"].answers > 0
+    assert all(form.stopped == form.answers for form in found.forms.values())
+    assert all(form.leaks == form.answers for form in found.beyond.values()), (
+        "the docs name these as not found"
+    )
     assert found.aims["link"].stopped == 0, "a link is made inert; the answer goes on"
 
 
