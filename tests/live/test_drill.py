@@ -15,11 +15,11 @@ import apsw
 import pytest
 
 from nightproof.drills import watchdog
-from nightproof.drills.drill import Drill
+from nightproof.drills.drill import USUAL, Drill
 from nightproof.drills.promise import promised
 from nightproof.drills.run import Suite, describe_folder
 from nightproof.drills.scene import Scene
-from nightproof.drills.stage import Setting
+from nightproof.drills.stage import STAGE_SETTINGS, Setting, Stage
 from nightproof.drills.suite import choose
 from tests.serving import SERVICES, run_nightproof, wait_until
 
@@ -35,11 +35,13 @@ def stages(place: Path) -> list[Path]:
 def test_three_drills_run_from_the_command_line_and_leave_nothing_behind(tmp_path: Path):
     before = {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")}
     page, junit = tmp_path / "report.html", tmp_path / "report.xml"
+    config = tmp_path / "mine.toml"
+    config.write_text("port = 443\n[limits]\nwait_share = 0.4\nquota_per_s = 1.0\n")
 
     done = subprocess.run(
         [
             sys.executable, "-m", "nightproof", "drill", str(FOLDER), "--json",
-            "--html", str(page), "--junit", str(junit),
+            "--html", str(page), "--junit", str(junit), "--config", str(config),
             "--only", "model_answers_garbage", "--only", "malformed_corpus", "--only", "every_call_has_one_record",
         ],
         capture_output=True, text=True, timeout=110, env={**os.environ, "TMPDIR": str(tmp_path)}, check=False,
@@ -53,10 +55,25 @@ def test_three_drills_run_from_the_command_line_and_leave_nothing_behind(tmp_pat
     garbage = next(one for one in told["results"] if one["name"] == "model_answers_garbage")
     assert [one["aspect"] for one in garbage["verdicts"]] == ["contained", "recorded", "alerted", "recovered"]
     assert garbage["harm"]["degraded"] > 0
+    assert told["own_settings"] == {"limits.wait_share": "0.4"}
+    assert told["own_left_out"] == ["server.port", "limits.quota_per_s"]
     assert page.read_text("utf-8").count("<article") >= 3
+    assert "limits.wait_share=0.4" in page.read_text("utf-8")
     assert 'failures="0"' in junit.read_text("utf-8")
     assert stages(tmp_path) == []
     assert before == {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")}
+
+
+def test_a_stage_is_served_with_the_users_settings_but_for_its_own():
+    stage = Stage(FOLDER, USUAL, own_settings={"limits.wait_share": "0.4", "workers.restarts": "7"})
+    try:
+        command = stage.command()
+    finally:
+        stage.close()
+
+    assert "limits.wait_share=0.4" in command
+    assert f"workers.restarts={STAGE_SETTINGS['workers.restarts']}" in command
+    assert "workers.restarts=7" not in command
 
 
 def _break_everything(scene: Scene) -> None:

@@ -218,6 +218,8 @@ def report(*results: Result) -> Report:
         began_us=1_700_000_000_000_000,
         quick=True,
         stage_settings={"a.b": "1"},
+        own_settings={"limits.wait_share": "0.2"},
+        own_left_out=["server.port"],
     )
 
 

@@ -18,6 +18,7 @@ from nightproof.base.errors import NightproofError
 from nightproof.cli import drill_target, show
 from nightproof.drills.drill import Drill, NotRun
 from nightproof.drills.observed import Result
+from nightproof.drills.own_settings import for_a_stage
 from nightproof.drills.report import report as reports
 from nightproof.drills.report.junit import as_junit
 from nightproof.drills.report.page import as_html
@@ -27,6 +28,7 @@ from nightproof.drills.soak import soak, span_s
 from nightproof.drills.stage import STAGE_SETTINGS
 from nightproof.drills.suite import all_drills, choose
 from nightproof.drills.target.scene import TargetDrill
+from nightproof.settings.load import chosen_in_file
 
 
 @click.command()
@@ -42,6 +44,12 @@ from nightproof.drills.target.scene import TargetDrill
 @click.option(
     "--against", type=click.Path(path_type=Path, dir_okay=False), help="An earlier report: what got worse?"
 )
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="NIGHTPROOF_CONFIG",
+    help="Settings file of your server; nightproof.toml if there is one. Its bounds and times are used.",
+)
 @drill_target.options
 @click.option("--keep-stage", is_flag=True, hidden=True, help="Leave the stage's folder, to look at it.")
 def drill(
@@ -55,6 +63,7 @@ def drill(
     junit: Path | None,
     html: Path | None,
     against: Path | None,
+    config: Path | None,
     keep_stage: bool,
     **target: Any,
 ) -> None:
@@ -90,15 +99,17 @@ def drill(
     if span is not None and soak_s is None:
         raise click.UsageError(f"--soak {span!r} is no span. Write 90s, 30min or 8h.")
     earlier = reports.read_report(against) if against is not None else None
+    own_settings, left_out = for_a_stage(chosen_in_file(config))
     signal.signal(signal.SIGTERM, _end)
     began_us = utc_us()
     declared = describe_folder(folder.resolve(), Path(tempfile.gettempdir()))
-    progress = _Progress(len(chosen), is_quiet=as_json)
+    progress = _Progress(len(chosen) if soak_s is None else 0, is_quiet=as_json)
     suite = Suite(
         folder.resolve(),
         declared,
         seed=seed,
         say=progress.say,
+        own_settings=own_settings,
         keep=keep_stage,
         closes_books=soak_s is not None,
         on_result=progress.done,
@@ -119,6 +130,8 @@ def drill(
         began_us=began_us,
         quick=quick,
         stage_settings=STAGE_SETTINGS,
+        own_settings=own_settings,
+        own_left_out=left_out,
     )
     _tell(made, earlier, as_json=as_json, junit=junit, html=html)
 
@@ -162,7 +175,8 @@ class _Progress:
     """Say on standard error what is being broken now."""
 
     def __init__(self, total: int, *, is_quiet: bool) -> None:
-        self._total = total
+        """Begin; `total` 0: nobody knows how many there will be."""
+        self._of_total = f"/{total}" if total else ""
         self._number = 0
         self._name = ""
         self._status = show.errors.status("setting up")
@@ -180,9 +194,9 @@ class _Progress:
         if kind == "drill":
             self._number += 1
             self._name = words
-        self._status.update(f"{self._number}/{self._total} [bold]{self._name}[/] {kind}: {escape(words)}")
+        self._status.update(f"{self._number}{self._of_total} [bold]{self._name}[/] {kind}: {escape(words)}")
         if not sys.stderr.isatty() and kind == "breaking" and not self._is_quiet:
-            show.errors.print(f"{self._number}/{self._total} {self._name}: {escape(words)}")
+            show.errors.print(f"{self._number}{self._of_total} {self._name}: {escape(words)}")
 
     def done(self, result: Result) -> None:
         """Show how a drill came out, for now: whether its alert ends is seen later."""

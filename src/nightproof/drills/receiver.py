@@ -48,10 +48,11 @@ class Receiver:
         self._thread.start()
 
     def stop(self) -> None:
-        """End."""
-        self._server.shutdown()
+        """End, also where it never began."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join(5)
         self._server.server_close()
-        self._thread.join(5)
 
     def take(self, path: str, headers: dict[str, str], body: bytes) -> int:
         """Take one post; return the status to answer. A message that came twice is told once."""

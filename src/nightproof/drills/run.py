@@ -7,7 +7,7 @@ the latest before the stage is closed: waiting for it would make up most of the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +75,15 @@ class Suite:
         *,
         seed: int,
         say: Say,
+        own_settings: Mapping[str, str] = {},
         keep: bool = False,
         closes_books: bool = False,
         on_result: Callable[[Result], None],
     ) -> None:
-        """Make a suite; `closes_books` keeps to one stage as long as it can, and closes its books at its end."""
+        """Make a suite; `closes_books` keeps to one stage as long as it can, and closes its books at its end.
+
+        `own_settings` are the user's, for every stage.
+        """
         self.results: list[Result] = []
         self._folder = folder
         self._declared = declared
@@ -87,6 +91,7 @@ class Suite:
         self._seed = seed
         self._say = say
         self._keep = keep
+        self._own_settings = own_settings
         self._on_result = on_result
         self.books: list[Claim] = []
         """The books of each stage that was closed, where they are wanted."""
@@ -367,6 +372,7 @@ class Suite:
                 drill.setting,
                 chat=self._declared.chat,
                 says=says or USUAL_TEXT,
+                own_settings=self._own_settings,
                 seed=self._seed,
                 keep=self._keep,
             )

@@ -101,6 +101,7 @@ class Stage:
         *,
         chat: ChatDescription | None = None,
         says: str = "",
+        own_settings: Mapping[str, str] = {},
         seed: int = 0,
         keep: bool = False,
     ) -> None:
@@ -109,6 +110,7 @@ class Stage:
         """Of a chat service; its upstreams are lying ones here, and say `says` while they behave."""
         self.setting = setting
         self.seed = seed
+        self._own_settings = own_settings
         self._keep = keep
         self.root = Path(tempfile.mkdtemp(prefix="nightproof-drill-"))
         (self.root / watchdog.MARK).touch()
@@ -160,6 +162,7 @@ class Stage:
     def command(self, folder: Path | None = None) -> list[str]:
         """Return the command line that serves this stage, as a user would type it."""
         chosen = {
+            **self._own_settings,
             **STAGE_SETTINGS,
             "notify.webhook": self.receiver.url,
             "notify.heartbeat": f"http://127.0.0.1:{self.receiver.port}/beat",

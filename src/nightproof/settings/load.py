@@ -55,7 +55,7 @@ def load(toml_path: Path | None, environ: Mapping[str, str], flags: Mapping[str,
     `port`, `limits_quota_per_s` or `limits.quota_per_s`; None means not given.
     """
     chosen: Chosen = {}
-    chosen.update(_from_file(toml_path))
+    chosen.update(chosen_in_file(toml_path))
     chosen.update(_from_environment(environ))
     chosen.update(_from_flags(flags))
     parts: dict[str, Any] = {
@@ -67,7 +67,8 @@ def load(toml_path: Path | None, environ: Mapping[str, str], flags: Mapping[str,
     return settings
 
 
-def _from_file(path: Path | None) -> Chosen:
+def chosen_in_file(path: Path | None) -> Chosen:
+    """Return what a settings file says, by dotted name; None: that of the working directory, if there is one."""
     if path is None:
         path = Path(FILE_NAME)
         if not path.exists():

@@ -11,6 +11,8 @@ from pathlib import Path
 from nightproof.declare.describe import Description
 from nightproof.drills import judge
 from nightproof.drills.drill import Drill
+from nightproof.drills.faults.releases import made, promote
+from nightproof.drills.folders import set_cue
 from nightproof.drills.inputs import Inputs
 from nightproof.drills.promise import promised
 from nightproof.drills.scene import Scene
@@ -24,6 +26,10 @@ _BARE = Setting(
         "objective": {"availability": 0.999, "latency_p99_ms": 100.0},
         "predict_timeout_ms": 280,
     },
+)
+_NO_PROBATION = Setting(
+    name="a release that nobody takes back but operators",
+    settings={"promotion.probation_s": "0"},
 )
 _BLOCK = re.compile(r"```(?:sh|bash)?\n(.*?)```", re.DOTALL)
 _NOT_OF_THE_STAGE = frozenset({"journalctl", "systemctl", "timedatectl", "last", "dmesg", "df", "sudo"})
@@ -140,6 +146,32 @@ def _runbooks(scene: Scene) -> None:
     scene.notes.append(f"{len(answers)} commands of {len(unfilled)} pages were run")
 
 
+def _bad_release_by_the_page(scene: Scene) -> None:
+    """Make a release live that fails on what its golden cases do not show; do what the alert's page says."""
+    stage = scene.stage
+    before, version = stage.live(), f"drill-page-{int(scene.began_s)}"
+    failure = "model_error" if scene.declared.chat is None else "check_failed"
+    cue_file, marked = made(scene, version), scene.prepare_marked()
+    with scene.fault():
+        scene.undo("the release's cue", lambda: set_cue(cue_file, None))
+        promoted = promote(scene, version, "--now")
+        set_cue(cue_file, {"act": "raise", "field": marked.field, "value": marked.value})
+        scene.send_too([marked.record], rate_per_s=20.0)
+        scene.hold_until_alert(at_least_s=1.0)
+        page = stage.run("runbook", failure, "--service", stage.service)
+        commands = _commands(page.out, "Do this")
+        ended: list[tuple[str, object]] = [(command, _try(scene, command)) for command in commands]
+        live = stage.live()
+    scene.claim(judge.claim_equal("contained", "promote's exit code", promised=0, seen=promoted.code))
+    scene.claim(
+        judge.claim_all(
+            "recovered", "commands under Do this", ended, promised="exit 0", good=lambda told: told == ""
+        )
+    )
+    scene.claim(judge.claim_equal("recovered", "live after them", promised=before, seen=live))
+    scene.notes.append(f"the page of {failure} says: {'; '.join(commands) or 'nothing to run'}")
+
+
 def _commands(page: str, section: str) -> list[str]:
     """Return the commands in one section of a page that can be run in a stage as they stand."""
     part = page.partition(f"## {section}\n")[2].partition("\n## ")[0]
@@ -184,6 +216,19 @@ DRILLS = [
             declared, shelter="all", harmed_at_most=0.02, alert="", no_alert_why="nothing is wrong"
         ),
         act=_runbooks,
+    ),
+    Drill(
+        name="bad_release_by_the_page",
+        group="runbooks",
+        breaks="a release fails half of its requests and stays: an operator does what the alert's page says",
+        proves=("model_error",),
+        promise=lambda declared: promised(
+            declared, "model_error", shelter="covered", may_fail=("model_unavailable",), harmed_at_most=1.0,
+            alert_within_s=40.0, recover_within_s=15.0, ends_within_s=120.0,
+        ),
+        act=_bad_release_by_the_page,
+        setting=_NO_PROBATION,
+        spoils_stage=True,
     ),
     Drill(
         name="receiver_down",

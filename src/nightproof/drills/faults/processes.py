@@ -29,6 +29,12 @@ def _kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
+def _kept(scene: Scene) -> int:
+    """Return how many workers the server has and keeps: one that was added for a moment's load may go again."""
+    declared = scene.declared
+    return min(len(scene.stage.worker_pids()), declared.workers_min + declared.spares)
+
+
 def _is_replaced(scene: Scene, gone: int, count: int) -> bool:
     pids = scene.stage.worker_pids()
     return gone not in pids and len(pids) >= count
@@ -44,14 +50,14 @@ def _claim_replaced(scene: Scene, gone: int, count: int) -> None:
 
 
 def _worker_killed(scene: Scene) -> None:
-    pid, count = _a_worker(scene), len(scene.stage.worker_pids())
+    pid, count = _a_worker(scene), _kept(scene)
     with scene.fault():
         _kill(pid)
     _claim_replaced(scene, pid, count)
 
 
 def _worker_stopped(scene: Scene) -> None:
-    pid, count = _a_worker(scene), len(scene.stage.worker_pids())
+    pid, count = _a_worker(scene), _kept(scene)
     with scene.fault():
         scene.undo("the stopped worker", lambda: _kill(pid, signal.SIGCONT))
         _kill(pid, signal.SIGSTOP)

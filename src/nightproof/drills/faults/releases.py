@@ -30,7 +30,7 @@ _SUPPLY = ("OWASP ML06", "ATLAS AML.T0010")
 _CODES = ("release_unsigned", "release_damaged", "release_incompatible", "release_refused")
 
 
-def _made(scene: Scene, version: str) -> Path:
+def made(scene: Scene, version: str) -> Path:
     """Make a release that is as good as the live one, until its own cue says otherwise; return its cue file."""
     folder, cue_file = scene.stage.make_folder(version)
     ran = scene.stage.release(folder, version)
@@ -46,7 +46,7 @@ def promote(scene: Scene, version: str, *more: str) -> Ran:
 def _bad_promoted(scene: Scene) -> None:
     """Make live what turns bad as soon as it is: its probation must take it back."""
     before, version = scene.stage.live(), f"drill-bad-{int(scene.began_s)}"
-    cue_file = _made(scene, version)
+    cue_file = made(scene, version)
     with scene.fault():
         scene.undo("the release's cue", lambda: set_cue(cue_file, None))
         promoted = promote(scene, version, "--now")
@@ -63,7 +63,7 @@ def _bad_promoted(scene: Scene) -> None:
 
 def _bad_canary(scene: Scene) -> None:
     before, version = scene.stage.live(), f"drill-canary-{int(scene.began_s)}"
-    cue_file = _made(scene, version)
+    cue_file = made(scene, version)
     scene.crowd.rate_per_s = 60.0
     with scene.fault():
         scene.undo("the crowd's rate", lambda: setattr(scene.crowd, "rate_per_s", 25.0))
@@ -81,7 +81,7 @@ def _bad_canary(scene: Scene) -> None:
 
 def _idle_canary(scene: Scene) -> None:
     version = f"drill-idle-{int(scene.began_s)}"
-    _made(scene, version)
+    made(scene, version)
     scene.crowd.rate_per_s = 0.5
     with scene.fault():
         scene.undo("the crowd's rate", lambda: setattr(scene.crowd, "rate_per_s", 25.0))
@@ -111,7 +111,7 @@ def _two_operators(scene: Scene) -> None:
     versions = [f"drill-{name}-{int(scene.began_s)}" for name in ("one", "two")]
     before = scene.stage.live()
     for version in versions:
-        _made(scene, version)
+        made(scene, version)
     ran: dict[str, Ran] = {}
     with scene.fault():
         threads = [
@@ -140,7 +140,7 @@ def _two_operators(scene: Scene) -> None:
 def _rolled_back_by_hand(scene: Scene) -> None:
     """Promote and go back under load: no caller may notice either."""
     before, version = scene.stage.live(), f"drill-good-{int(scene.began_s)}"
-    _made(scene, version)
+    made(scene, version)
     scene.crowd.rate_per_s = 60.0
     with scene.fault():
         scene.undo("the crowd's rate", lambda: setattr(scene.crowd, "rate_per_s", 25.0))

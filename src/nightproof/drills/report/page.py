@@ -217,6 +217,8 @@ def _made(report: Report) -> str:
     if report.target is not None:
         return _made_of_target(report)
     settings = ", ".join(f"{name}={value}" for name, value in report.stage_settings.items())
+    own = ", ".join(f"{name}={value}" for name, value in report.own_settings.items())
+    left_out = ", ".join(report.own_left_out)
     quick = " --quick" if report.quick else ""
     return (
         '<section class="made"><h2>How to make it again</h2>'
@@ -227,7 +229,9 @@ def _made(report: Report) -> str:
         "rate whatever came back, and their time counts from the moment a call was due. Callers, faults and server "
         f"shared this machine, so seconds are upper bounds.</p><p>Set otherwise than a server does: {escape(settings)}"
         ". Where a stage changes more, its drill says so.</p>"
-        "</section>"
+        + (f"<p>Taken over from the settings file: {escape(own)}.</p>" if own else "")
+        + (f"<p>Not taken over from it: {escape(left_out)}.</p>" if left_out else "")
+        + "</section>"
     )
 
 

@@ -76,6 +76,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     stage_settings: dict[str, str]
     """What a stage sets otherwise than a server does."""
+    own_settings: dict[str, str] = {}
+    """What it took over of the user's settings file."""
+    own_left_out: list[str] = []
+    """What it did not."""
     results: list[Result]
     target: Target | None = None
     """Set where a server was drilled from outside, without a stage."""
@@ -108,6 +112,8 @@ def make_report(
     began_us: int,
     quick: bool,
     stage_settings: dict[str, str],
+    own_settings: dict[str, str],
+    own_left_out: list[str],
 ) -> Report:
     """Gather the report."""
     return Report(
@@ -133,6 +139,8 @@ def make_report(
         ),
         machine=this_machine(),
         stage_settings=stage_settings,
+        own_settings=own_settings,
+        own_left_out=own_left_out,
         results=list(results),
     )
 
