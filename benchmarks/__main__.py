@@ -211,6 +211,13 @@ def run_injection(bench: Bench) -> None:
     bench.findings.injection = measure.run(is_quick=bench.is_quick, say=bench.say)
 
 
+def run_obeying(bench: Bench) -> None:
+    """Have a model obey every row of the public prompts, and count what gets out."""
+    from benchmarks.injection import obeying
+
+    bench.findings.obeying = obeying.run(is_quick=bench.is_quick, say=bench.say)
+
+
 def run_chat(bench: Bench) -> None:
     """Measure a chat service beside the gateways, before the same fast upstream; installs them the first time."""
     from benchmarks.chat import run
@@ -231,6 +238,7 @@ EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
     "watch": run_watch,
     "drift": run_drift,
     "injection": run_injection,
+    "obeying": run_obeying,
     "chat": run_chat,
     "peers": run_peers,
 }

@@ -19,7 +19,7 @@ from benchmarks.chat.report import chat_tables
 from benchmarks.drift.report import drift_tables
 from benchmarks.faults import Poisoned
 from benchmarks.footprint import Footprint, Stages
-from benchmarks.injection.report import injection_tables
+from benchmarks.injection.report import injection_tables, obeying_tables
 from benchmarks.load import Comparison, Point
 from benchmarks.openloop import Overload
 from benchmarks.promises import Findings, Promise, Row, promises
@@ -65,6 +65,11 @@ def print_report(findings: Findings, console: Console) -> None:
             console.print(
                 f"[yellow]injection: not run: {findings.injection.not_run}[/yellow]", highlight=False
             )
+    if findings.obeying:
+        for table in obeying_tables(findings.obeying):
+            console.print(table)
+        if findings.obeying.not_run:
+            console.print(f"[yellow]obeying: not run: {findings.obeying.not_run}[/yellow]", highlight=False)
     if findings.drift:
         for table in drift_tables(findings.drift):
             console.print(table)

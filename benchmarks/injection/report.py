@@ -1,4 +1,4 @@
-"""Print what the experiment `injection` found as tables."""
+"""Print what the experiments `injection` and `obeying` found as tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from benchmarks.injection.found import InjectionFindings
+from benchmarks.injection.obeying import Count, ObeyingFindings
 
 
 def injection_tables(found: InjectionFindings) -> Iterator[Table]:
@@ -73,3 +74,36 @@ def _times(found: InjectionFindings) -> Table:
     for one in found.times:
         table.add_row(one.what, f"{one.p50_us / 1_000:.2f} ms", f"{one.p95_us / 1_000:.2f} ms")
     return table
+
+
+def obeying_tables(found: ObeyingFindings) -> Iterator[Table]:
+    """Return what got out of a model that obeys, by what it was after, and by the canary's spelling."""
+    if not found.aims:
+        return
+    columns = ("answers", "stopped", "leaks", "live links", "unapproved acts", "differing")
+    table = Table(title=f"A model that obeys all of {found.rows:,} rows", title_justify="left")
+    table.add_column("it says")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, count in found.aims.items():
+        table.add_row(name, *_counts(count))
+    table.add_row("all", *(f"{found.total(what):,}" for what in _COUNTED))
+    yield table
+    spelled = Table(title="The canary, by its spelling", title_justify="left")
+    spelled.add_column("spelling")
+    for column in ("answers", "stopped", "leaks", "letters and digits of it that left, at most"):
+        spelled.add_column(column, justify="right")
+    for name, count in (
+        *found.forms.items(),
+        *((f"{form} (not looked for)", one) for form, one in found.beyond.items()),
+    ):
+        counts = (count.answers, count.stopped, count.leaks, count.most_chars)
+        spelled.add_row(name, *(f"{one:,}" for one in counts))
+    yield spelled
+
+
+_COUNTED = ("answers", "stopped", "leaks", "live", "acts", "differing")
+
+
+def _counts(count: Count) -> list[str]:
+    return [f"{getattr(count, what):,}" for what in _COUNTED]

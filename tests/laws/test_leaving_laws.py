@@ -4,6 +4,7 @@ allowed.
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 from collections.abc import Iterator
@@ -53,7 +54,9 @@ FRAGMENTS = [
     " word", "secret", " plan", "_", "*", "`", "```\n", '"', "(", ")", "!", "1.2.3.4", "user@",
     "john@mail.example.org", "?q=" + "x" * 65, "\x1b", "\x1b[31m", "\x1b]8;;https://evil.zz\x07", "\x07",
     "\r", "\r\n", "\u200b", "\u202e", "\ufe0f", "\u200d", "😀", "\ud800", "\U000e0041", CANARY, CANARY[:7],
-    CANARY[7:], CANARY[::-1], "-".join(CANARY), CANARY.encode().hex(), KEY, KEY[:12], KEY[12:], "sk-",
+    CANARY[7:], CANARY[::-1], "-".join(CANARY), CANARY.encode().hex(), "z".join(CANARY),
+    "7e".join(CANARY[:13]), "q".join(CANARY[:9]), "q".join(CANARY[8:]),
+    base64.b64encode(base64.b64encode(CANARY.encode())).decode(), KEY, KEY[:12], KEY[12:], "sk-",
     "password = ", "4111 1111 1111 1111", "4111", PROMPT[40:110], PROMPT[40:75], PROMPT[75:130],
     "Never tell anybody", "ha ha ", "the ", "xn--", "co", "uk", "x", "y", "z",
     "-----BEGIN PRIVATE KEY-----\n", "tel. +49 170 1234567", "DE89 3704 0044 0532 0130 00",

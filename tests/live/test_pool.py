@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from nightproof.base.errors import DeclarationError
 from nightproof.settings.settings import WorkerSettings
 from nightproof.workers.engine import Job, Outcome, Waiter
 from nightproof.workers.pool import Pool
+from nightproof.workers.suspects import REFUSALS
 from tests.callers import is_alive
 from tests.serving import SERVICES
 
@@ -152,6 +155,57 @@ def test_a_verdict_falls_only_while_golden_cases_hold(tmp_path: Path):
 
     assert told[0].failure == "model_crash"
     assert watched.poison == []
+
+
+def test_a_record_that_runs_over_its_time_again_and_again_costs_no_worker_in_the_end(tmp_path: Path):
+    async def run() -> tuple[list[Outcome], list[Outcome], Watched]:
+        async with running(tmp_path) as watched:
+            await watched.until(2)
+            slow = {"x": 2.0, "act": "hang"}
+            while (
+                "slow_record",
+                "",
+            ) not in watched.events:  # where the machine is slow too, it is not blamed yet
+                await watched.ask(*({"x": float(one)} for one in range(20)))
+                await watched.ask(slow)
+                await watched.until(2)
+            killed = watched.events.count(("worker_gone", "model_timeout"))
+            told = await watched.ask({"act": "hang", "x": 2.0})
+            mates = await watched.ask({"x": 3.0}, slow, {"x": 4.0, "act": "hang"})
+            assert watched.events.count(("worker_gone", "model_timeout")) - killed == 2, (
+                "for the other record only"
+            )
+            return told, mates, watched
+
+    told, mates, watched = asyncio.run(asyncio.wait_for(run(), 60))
+
+    assert told == [REFUSALS["over_time"]]
+    assert [mates[0].failure, mates[1].failure, mates[2].failure] == ["", "model_timeout", "model_timeout"]
+    assert watched.poison == []
+
+
+def test_a_record_whose_worker_was_stopped_from_outside_is_not_blamed_for_the_time(tmp_path: Path):
+    async def run() -> Watched:
+        async with running(tmp_path) as watched:
+            await watched.until(2)
+            await watched.ask(*({"x": float(one)} for one in range(20)))
+            waiter, stopped = watched.send({"x": 2.0, "act": "hang"}), set[int]()
+            while not waiter.future.done():
+                pid = waiter.jobs[0].worker_pid
+                if pid and pid not in stopped:
+                    stopped.add(pid)
+                    os.kill(pid, signal.SIGSTOP)
+                await asyncio.sleep(0.01)
+            assert len(stopped) == 2, "it was tried twice"
+            await watched.until(2)
+            watched.mood.write_text("healed")
+            (answer,) = await watched.ask({"x": 2.0, "act": "hang"})
+            assert orjson.loads(answer.output) == {"y": 4.0}
+            return watched
+
+    watched = asyncio.run(asyncio.wait_for(run(), 60))
+
+    assert ("slow_record", "") not in watched.events
 
 
 def test_a_caller_that_left_is_not_worked_for(tmp_path: Path):

@@ -148,6 +148,24 @@ def test_the_canary_leaves_in_no_form(written: str) -> None:
     assert len(left) < len("Well, the code is ") + 24
 
 
+@pytest.mark.parametrize("between", ["x", "7", "qz", "A4"])
+@pytest.mark.parametrize("many", [16, 12])
+def test_of_a_canary_with_others_in_between_at_most_eleven_letters_leave(between: str, many: int) -> None:
+    """Wherever in the answer it begins; in one piece and letter by letter."""
+    for before in range(48):
+        text = (
+            "Well: " + "ab" * 40 + "c" * before + between.join(CANARY[:many]) + between + " and more of this."
+        )
+        left, stopped, _ = left_of(text)
+
+        assert stopped == "canary"
+        assert between.join(CANARY[:12]) not in left
+
+
+def test_seven_letters_of_it_with_others_in_between_are_a_coincidence() -> None:
+    assert left_of(f"Take {'x'.join(CANARY[:7])} and {'qz'.join(CANARY[3:12])}, they say.")[1] == ""
+
+
 def test_what_resembles_a_canary_only_a_little_leaves() -> None:
     assert left_of(f"It begins with {CANARY[:9]}, they say.")[1] == ""
 

@@ -30,7 +30,8 @@ from nightproof.workers.decide import (
     next_scale,
 )
 from nightproof.workers.engine import Job
-from nightproof.workers.suspects import Suspects
+from nightproof.workers.over_time import OverTime
+from nightproof.workers.suspects import REFUSALS, Suspects
 
 MIB = 1024 * 1024
 LIMITS = PoolLimits(load_timeout_s=10.0, ping_within_s=1.0, memory_bytes=100 * MIB, growth_bytes=10 * MIB)
@@ -186,11 +187,11 @@ def test_kills_are_counted_by_the_record_whoever_sends_it_and_however_it_is_writ
     first, second = job(b'{"x":1,"y":2}'), job(b'{ "y": 2, "x": 1 }')
 
     suspects.blame(first)
-    assert suspects.standing_of(second) == "suspect"
+    assert suspects.standing_of(second, now=NOW) == "suspect"
     suspects.blame(second)
 
-    assert suspects.standing_of(first) == "in_question"
-    assert suspects.standing_of(job(b'{"x":2,"y":2}')) == "free"
+    assert suspects.standing_of(first, now=NOW) == "in_question"
+    assert suspects.standing_of(job(b'{"x":2,"y":2}'), now=NOW) == "free"
 
 
 def test_a_verdict_holds_for_what_is_inside_and_not_for_what_comes_after_a_release():
@@ -201,8 +202,8 @@ def test_a_verdict_holds_for_what_is_inside_and_not_for_what_comes_after_a_relea
 
     suspects.condemn(inside, now=NOW)
 
-    assert suspects.standing_of(inside) == "poison"
-    assert suspects.standing_of(later) == "free"
+    assert suspects.standing_of(inside, now=NOW) == "poison"
+    assert suspects.standing_of(later, now=NOW) == "free"
     assert not suspects
 
 
@@ -219,6 +220,104 @@ def test_a_trial_goes_on_without_its_caller_but_not_for_ever():
     assert not suspects.is_on_trial(one, now=NOW + 1)
 
 
+def ran_over_twice(one: Job) -> Suspects:
+    suspects = Suspects()
+    assert not suspects.ran_over([one], now=NOW), "once is chance"
+    assert suspects.ran_over([one], now=NOW + 1)
+    return suspects
+
+
+def test_a_record_that_ran_over_its_time_alone_twice_is_told_so_whoever_sends_it():
+    suspects = ran_over_twice(job(b'{"x":1,"y":2}'))
+    again = Job(b'{"y":2,"x":1}', NOW + 60, None)
+
+    suspects.note(again, now=NOW + 2)
+
+    assert again.alone
+    assert REFUSALS[suspects.standing_of(again, now=NOW + 2)].failure == "model_timeout"
+    assert suspects.standing_of(job(b'{"x":2}'), now=NOW + 2) == "free"
+
+
+def test_with_mates_or_as_a_rule_nobody_is_blamed_for_running_over():
+    suspects = Suspects()
+    rule = Job(b"{}", NOW + 60, None, rule=0)
+
+    for _ in range(3):
+        assert not suspects.ran_over([job(), job(b'{"x":2}')], now=NOW)
+        assert not suspects.ran_over([rule], now=NOW)
+
+    assert not suspects
+
+
+def test_a_record_seen_to_run_over_once_runs_alone_and_is_tried():
+    suspects = Suspects()
+    suspects.ran_over([job()], now=NOW)
+    again = Job(b'{"x":1}', NOW + 60, None)
+
+    suspects.note(again, now=NOW + 1)
+
+    assert again.alone
+    assert suspects.standing_of(again, now=NOW + 1) == "free"
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "is_quick", "proves", "refused_at_s", "tried_at_s"),
+    [
+        (NOW + 2, True, True, NOW + 299, NOW + 302),
+        (NOW + 0.5, True, False, NOW + 29, NOW + 32),
+        (None, True, False, NOW + 29, NOW + 32),
+    ],
+    ids=["golden cases in time", "asked before", "never asked"],
+)
+def test_golden_cases_in_time_prove_that_it_is_the_record(
+    asked_s: float | None, is_quick: bool, proves: bool, refused_at_s: float, tried_at_s: float
+):
+    suspects = ran_over_twice(job())
+
+    told = asked_s is not None and suspects.over_time.judge(asked_s, is_quick=is_quick)
+
+    assert told == proves
+    assert suspects.standing_of(job(), now=refused_at_s) == "over_time"
+    assert suspects.standing_of(job(), now=tried_at_s) == "free"
+
+
+def test_golden_cases_that_are_late_or_wrong_too_clear_the_record():
+    """The machine is busy, or the model waits for something: whoever was there is not to blame."""
+    suspects = ran_over_twice(job())
+
+    assert not suspects.over_time.judge(NOW + 2, is_quick=False)
+
+    assert suspects.standing_of(job(), now=NOW + 3) == "free"
+    assert not suspects
+
+
+def test_what_ran_over_long_ago_is_forgotten_and_counts_anew():
+    suspects = ran_over_twice(job())
+    suspects.over_time.judge(NOW + 2, is_quick=True)
+
+    suspects.note(job(b'{"x":9}'), now=NOW + 400)
+
+    assert not suspects
+    assert not suspects.ran_over([job()], now=NOW + 401)
+
+
+def test_a_record_that_is_answered_is_cleared_of_running_over():
+    suspects = Suspects()
+    suspects.ran_over([job()], now=NOW)
+
+    suspects.clear(job())
+
+    assert not suspects.ran_over([job()], now=NOW + 1)
+
+
+def test_of_many_records_that_run_over_the_oldest_are_forgotten():
+    over_time = OverTime()
+    for number in range(1_200):
+        over_time.blame(number.to_bytes(2, "big"), NOW)
+
+    assert repr(over_time) == "<OverTime 1000>"
+
+
 def test_an_answer_ends_the_suspicion():
     suspects = Suspects()
     one = job()
@@ -226,7 +325,7 @@ def test_an_answer_ends_the_suspicion():
 
     suspects.clear(one)
 
-    assert suspects.standing_of(one) == "free"
+    assert suspects.standing_of(one, now=NOW) == "free"
     assert repr(suspects) == "<Suspects 0 in_question=0>"
 
 

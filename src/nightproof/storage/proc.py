@@ -30,6 +30,15 @@ def cpu_s(pid: int | str = "self") -> float:
         return 0.0
 
 
+def is_stopped(pid: int) -> bool:
+    """Say whether a process is stopped by a signal, or held by a debugger; not if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
+
+
 def open_files(pid: int | str = "self") -> int:
     """Count the open file descriptors of a process; 0 if they cannot be read."""
     try:

@@ -28,7 +28,7 @@ from nightproof.workers.golden import GoldenRecord
 from nightproof.workers.line import Line, Turn, is_dead, tell
 from nightproof.workers.process import ChildProcess
 from nightproof.workers.slot import LOADED, Batch, Slot, counts_by_state
-from nightproof.workers.suspects import KILLS_FOR_A_VERDICT, Suspects
+from nightproof.workers.suspects import KILLS_FOR_A_VERDICT, REFUSALS, Suspects
 
 _TICK_S = 0.1
 _ENOUGH_TO_START = 8
@@ -37,7 +37,6 @@ _LATE_S = 0.02
 _GRACE_S = 0.005
 _BUSY_OVER_S = 5.0
 _MEASURE_EVERY_S = 1.0
-_SETTLE_S = 10.0
 _BATCH_SHARE = 0.5
 _GOLDEN_PATIENCE_S = 5.0
 _OUTPUT_MOST_BYTES = 1 << 20
@@ -153,7 +152,7 @@ class Pool:
         for job in jobs:
             job.queued_s = now
             if self._suspects and job.rule < 0:
-                self._suspects.note(job)
+                self._suspects.note(job, now=now)
             if job.alone or job.rule >= 0:
                 self._line.go_first(job)
             else:
@@ -204,11 +203,10 @@ class Pool:
 
     def snapshot(self) -> EngineSnapshot:
         """Return a frozen picture of the pool."""
-        counts = counts_by_state(self._slots.values(), answering=self._scale.active)
         return EngineSnapshot(
             service=self._known.service if self._known else "",
             release=self.release,
-            workers=counts,
+            workers=counts_by_state(self._slots.values(), answering=self._scale.active),
             pids=[
                 slot.process.pid for slot in self._slots.values() if slot.process is not None and slot.loaded
             ],
@@ -294,9 +292,9 @@ class Pool:
     def _turn_of(self, job: Job) -> Turn:
         """Say whether a retry or a rule may run now; a suspect waits until it cannot take the last worker."""
         now = monotonic_s()
-        standing = self._suspects.standing_of(job) if job.alone and job.rule < 0 else "free"
-        if standing == "poison":
-            tell(job, Outcome(failure="poison_input"))
+        standing = self._suspects.standing_of(job, now=now) if job.alone and job.rule < 0 else "free"
+        if standing in REFUSALS:
+            tell(job, REFUSALS[standing])
             return "drop"
         if is_dead(job, now) and not self._suspects.is_on_trial(job, now=now):
             return "drop"
@@ -385,7 +383,7 @@ class Pool:
                     job,
                     Outcome(answer.output, answer.failure, answer.detail, answer.errors, answer.findings),
                 )
-                if job.solo_kills:
+                if job.alone and self._suspects:
                     self._suspects.clear(job)
             for job in batch.jobs[len(done.answers) :]:
                 tell(job, Outcome(failure="internal_error", detail="the worker answered too few"))
@@ -407,6 +405,9 @@ class Pool:
         slot.golden_timer = None
         job = self._verdict_of.pop(slot.number, None)
         self._turn(slot, "ready")
+        is_quick = monotonic_s() - slot.golden_s <= self.description.predict_timeout_ms / 1_000
+        if self._suspects.over_time.judge(slot.golden_s, is_quick=is_quick and not pong.trouble):
+            self._observe("slow_record", service=self._name, release=self.release)
         if pong.trouble:
             self._trouble = pong.trouble
             self._failed_golden()
@@ -467,7 +468,17 @@ class Pool:
             again_s = monotonic_s() + _GRACE_S
             slot.batch.timer = self._loop.call_at(again_s, self._over_time, slot, number, math.inf)
         else:
+            self._ran_over(slot, slot.batch.jobs, due_s)
             self._end(slot, "model_timeout")
+
+    def _ran_over(self, slot: Slot, jobs: list[Job], due_s: float) -> None:
+        """Count a record against itself if others take little and worker and server ran; golden cases prove it."""
+        usual = self._cost.estimate_s(1) * 1_000 / self.description.predict_timeout_ms
+        is_fair = 0 < usual <= _BATCH_SHARE and due_s < math.inf and not proc.is_stopped(slot.pid)
+        if is_fair and self._suspects.ran_over(jobs, now=monotonic_s()):
+            for other in self._slots.values():
+                other.golden_is_due = True
+            self._ping(monotonic_s())
 
     def _golden_over_time(self, slot: Slot, due_s: float) -> None:
         if monotonic_s() - due_s > _LATE_S:
@@ -664,7 +675,8 @@ class Pool:
         self._ticked_s = now
         if now - self._measured_s >= _MEASURE_EVERY_S:
             self._measured_s = now
-            self._measure(now)
+            for slot in self._slots.values():
+                slot.measure(now)
         if now - self._pinged_s >= self._settings.ping_every_s:
             self._pinged_s = now
             self._ping(now)
@@ -675,14 +687,6 @@ class Pool:
             self._rescale(now)
         self._supervise()
         self._dispatch()
-
-    def _measure(self, now: float) -> None:
-        for slot in self._slots.values():
-            if slot.process is None or not slot.loaded:
-                continue
-            slot.rss_bytes = proc.rss_bytes(slot.process.pid)
-            if not slot.settled_rss_bytes and now - slot.since_s > _SETTLE_S:
-                slot.settled_rss_bytes = slot.rss_bytes
 
     def _ping(self, now: float) -> None:
         """Ask the idle whether they live, and one worker at a time for its golden cases, idle or not."""
@@ -707,7 +711,4 @@ class Pool:
         """Where the server itself was held up, its workers' answers may lie here unread: do not blame them."""
         if since_last_tick_s > _TICK_S + _STALLED_S:
             for slot in self._slots.values():
-                if slot.pinged_s is not None:
-                    slot.pinged_s += since_last_tick_s
-                if slot.state == "starting":
-                    slot.since_s += since_last_tick_s
+                slot.excuse(since_last_tick_s)

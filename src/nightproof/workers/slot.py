@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from nightproof.storage import proc
 from nightproof.workers import decide
 from nightproof.workers.engine import Job
 from nightproof.workers.process import ChildProcess
 
+SETTLE_S = 10.0
 LOADED: frozenset[decide.State] = frozenset(("ready", "busy"))
 """The states in which a worker can answer, now or after its batch."""
 
@@ -59,6 +61,21 @@ class Slot:
             if timer is not None:
                 timer.cancel()
         self.golden_timer = None
+
+    def measure(self, now: float) -> None:
+        """Read the worker's memory; what it has some seconds after it loaded is the base of growth."""
+        if self.process is None or not self.loaded:
+            return
+        self.rss_bytes = proc.rss_bytes(self.process.pid)
+        if not self.settled_rss_bytes and now - self.since_s > SETTLE_S:
+            self.settled_rss_bytes = self.rss_bytes
+
+    def excuse(self, stall_s: float) -> None:
+        """Give it the time back in which the server could not read its answers."""
+        if self.pinged_s is not None:
+            self.pinged_s += stall_s
+        if self.state == "starting":
+            self.since_s += stall_s
 
     def view(self) -> decide.ChildView:
         """Return what the decisions see."""

@@ -59,6 +59,8 @@ class Moody(Model[Given, Answer]):
         if any(given.act == "die" for given in batch) and mood() != "healed":
             os._exit(3)
         for given in batch:
+            if given.act == "hang" and mood() != "healed":
+                time.sleep(3_600)
             if given.act == "babble":
                 speak_nonsense()
             if given.act == "hang_up":
