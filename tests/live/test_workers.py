@@ -46,6 +46,16 @@ def events(served: Served, event: str, reason: str = "") -> float:
     return sum(float(line.rpartition(" ")[2]) for line in served.metrics().splitlines() if label in line)
 
 
+def test_workers_and_the_logs_writer_do_not_interrupt_the_server(served: Served) -> None:
+    """Woken by the server, they wait for their turn: else each hand-over would cost it the processor."""
+    pids = [*pool_of(served)["pids"], served.status()["ledger"]["writer_pid"]]
+
+    policies = {os.sched_getscheduler(pid) for pid in pids}
+
+    assert policies == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(served.process.pid) == os.SCHED_OTHER
+
+
 # act, the failures that its caller may be told, how many workers it may cost at most
 FAULTS = [
     ("raise", {"model_error": 502}, 0),
