@@ -73,8 +73,6 @@ class Pool:
         self._workers_wanted = workers
         self._spares_wanted = spares
         self._known = description
-        if description is not None:
-            self.description = description
         self._slots: dict[int, Slot] = {}
         self._numbers = itertools.count(1)
         self._line = Line()
@@ -90,6 +88,7 @@ class Pool:
         self._batch_most = 1
         """How many records a batch may hold, by what batches have cost; kept, since every request asks."""
         if description is not None:
+            self.description = description
             self._bound_batches()
         self._scale = Scale(1)
         self._busy = 0.0
@@ -311,11 +310,9 @@ class Pool:
         if not wait_s or len(self._line.queue) >= self.description.max_batch:
             return False
         left_s = wait_s - self._line.wait_s(now)
-        if left_s <= 0:
-            return False
-        if self._fill_timer is None:
+        if left_s > 0 and self._fill_timer is None:
             self._fill_timer = self._loop.call_later(left_s, self._filled)
-        return True
+        return left_s > 0
 
     def _filled(self) -> None:
         self._fill_timer = None
@@ -357,8 +354,7 @@ class Pool:
     def _take_description(self, description: Description) -> None:
         self._known = self.description = description
         self._bound_batches()
-        if self._workers_wanted is None:
-            self._workers_wanted = (description.workers_min, description.workers_max)
+        self._workers_wanted = self._workers_wanted or (description.workers_min, description.workers_max)
         if self._spares_wanted is None:
             self._spares_wanted = description.spares
         self._scale = Scale(self._workers_wanted[0])
