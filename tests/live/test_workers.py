@@ -46,6 +46,16 @@ def events(served: Served, event: str, reason: str = "") -> float:
     return sum(float(line.rpartition(" ")[2]) for line in served.metrics().splitlines() if label in line)
 
 
+def test_workers_and_the_logs_writer_do_not_interrupt_the_server(served: Served) -> None:
+    """Woken by the server, they wait for their turn: else each hand-over would cost it the processor."""
+    pids = [*pool_of(served)["pids"], served.status()["ledger"]["writer_pid"]]
+
+    policies = {os.sched_getscheduler(pid) for pid in pids}
+
+    assert policies == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(served.process.pid) == os.SCHED_OTHER
+
+
 # act, the failures that its caller may be told, how many workers it may cost at most
 FAULTS = [
     ("raise", {"model_error": 502}, 0),
@@ -154,7 +164,7 @@ def test_a_server_that_was_held_up_itself_does_not_blame_its_workers(served: Ser
         wait_until(lambda: len(callers.told) > many)
 
     after = pool_of(served)
-    assert (after["pids"], after["restarts"]) == (before["pids"], before["restarts"])
+    assert after["restarts"] == before["restarts"]  # not the pids: one too many may be let go of meanwhile
 
 
 def test_a_worker_that_grows_is_recycled_between_two_requests(served: Served):
@@ -198,7 +208,8 @@ def test_a_caller_s_shorter_deadline_ends_its_wait_and_no_worker(served: Served)
     assert took_s < 0.25
     assert later == [2.0 * number for number in range(20)], "the late answer went to nobody"
     after = pool_of(served)
-    assert (after["pids"], after["restarts"], after["queued"]) == (before["pids"], before["restarts"], 0)
+    # Not the pids: one too many may be let go of meanwhile. Every other end of a worker is a restart.
+    assert (after["restarts"], after["queued"]) == (before["restarts"], 0)
     assert served.status()["in_flight"] == 0
 
 

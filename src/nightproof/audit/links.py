@@ -26,7 +26,8 @@ from nightproof.settings.settings import LedgerSettings
 from nightproof.storage.proc import cause_of
 from nightproof.storage.spawned import Spawned
 
-_READ_BYTES = 1 << 18
+_READ_BYTES = 96 * 1024
+"""Holds a usual batch; a buffer from 128 KiB on would be mapped and unmapped for each message."""
 _CLOSES_WITHIN_S = 2.0
 
 

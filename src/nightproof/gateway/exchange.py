@@ -166,6 +166,8 @@ class Exchange:
             _log.error("A request ended in %s at a place to be fixed:\n%s", type(error).__name__, place)
             self._answer_crash()
         finally:
+            # It leads back here by `respond`: kept, every request would be left for the collector to find.
+            del self._scope
             if self.task is not None:
                 self._connection.tasks.discard(self.task)
                 self.task = self._departure.task = None

@@ -37,6 +37,8 @@ class Request(msgspec.Struct, eq=False):
     items: list[Item]
     deadline_s: float
     size_bytes: int
+    standing: int = 0
+    """How many of its records may be answered; the others were refused."""
 
 
 async def accept(story: Story, house: House) -> Request:
@@ -67,10 +69,10 @@ async def accept(story: Story, house: House) -> Request:
     story.many = decoded.many
     story.items = [Item(place, record, findings=[]) for place, record in enumerate(decoded.inputs)]
     if strictjson.is_large(body):
-        await asyncio.to_thread(_check_records, story, decoded, release, house)
+        standing = await asyncio.to_thread(_check_records, story, decoded, release, house)
     else:
-        _check_records(story, decoded, release, house)
-    return Request(served, release, caller, story.items, story.deadline_s, len(body))
+        standing = _check_records(story, decoded, release, house)
+    return Request(served, release, caller, story.items, story.deadline_s, len(body), standing)
 
 
 def refuse_if_closed(story: Story, house: House) -> None:
@@ -223,8 +225,8 @@ def decode_native(body: bytes, checks: InputChecks) -> Decoded:
     return Decoded([value], [body], many=False)
 
 
-def _check_records(story: Story, decoded: Decoded, release: ServedRelease, house: House) -> None:
-    """Refuse each record that does not hold; if none holds, the request as a whole."""
+def _check_records(story: Story, decoded: Decoded, release: ServedRelease, house: House) -> int:
+    """Refuse each record that does not hold; if none holds, the request as a whole. Return how many hold."""
     checks = release.input_checks
     pointers = release.engine.description.subject_pointers
     now = utc_now() if checks.has_fresh else None
@@ -246,6 +248,7 @@ def _check_records(story: Story, decoded: Decoded, release: ServedRelease, house
             standing += 1
     if not standing:
         raise refusal_of(story)
+    return standing
 
 
 def refusal_of(story: Story) -> Refusal:

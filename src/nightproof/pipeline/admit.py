@@ -13,8 +13,7 @@ def admit(request: Request, story: Story, house: House) -> Place:
     """Grant the request its place; the caller of this gives it back. Raises Refusal otherwise."""
     now = monotonic_s()
     house.limiter.spend_quota(request.caller.key_id, now=now)
-    standing = sum(not item.failure for item in request.items)
-    forecast = request.release.engine.forecast(standing)
+    forecast = request.release.engine.forecast(request.standing)
     overflow = request.served.overflow
     if (
         overflow is not None
@@ -26,7 +25,7 @@ def admit(request: Request, story: Story, house: House) -> Place:
         request.release = overflow
         story.release = overflow.label
         story.decisions.append(f"overflow:{overflow.label}")
-        forecast = overflow.engine.forecast(standing)
+        forecast = overflow.engine.forecast(request.standing)
     place = house.limiter.grant(
         request.served.name,
         size_bytes=request.size_bytes,

@@ -17,7 +17,7 @@ _LEFT_FOR_FALLBACK_MOST_S = 0.05
 async def call(request: Request) -> None:
     """Have every standing record answered; each item knows its outcome afterwards."""
     items = request.items
-    if any(item.failure for item in items):
+    if request.standing < len(items):
         items = [item for item in items if not item.failure]
     release = request.release
     if not release.engine.is_ready() and not release.engine.has_hope():
@@ -74,6 +74,7 @@ def take(item: Item, job: Job, outcome: Outcome) -> None:
 def _time_for_fallbacks_s(release: ServedRelease) -> float:
     """Keep a little of the deadline for fallbacks that need a worker."""
     description = release.engine.description
-    if not any(way.kind in ("rule", "previous_release") for way in description.fallbacks):
+    ways = description.fallbacks
+    if not ways or not any(way.kind in ("rule", "previous_release") for way in ways):
         return 0.0
     return min(_LEFT_FOR_FALLBACK_MOST_S, description.deadline_ms / 1_000 * _LEFT_FOR_FALLBACK_SHARE)

@@ -29,6 +29,7 @@ def main() -> None:
     """Take over the socket named on the command line and serve it."""
     descriptor, parent_pid = int(sys.argv[1]), int(sys.argv[2])
     proc.die_with(parent_pid)
+    proc.give_way()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the server says when to end, and closes the socket
     channel = SocketChannel(socket.socket(fileno=descriptor))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -55,6 +56,15 @@ def die_with(parent_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it was gone before the line above
         os._exit(1)
+
+
+def give_way() -> None:
+    """Have this process, when it is woken, wait for its turn and not interrupt the one that woke it.
+
+    Its share of the processor stays the same. A container may forbid it; the work is then done in smaller pieces.
+    """
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def cause_of(returncode: int) -> str:

@@ -382,6 +382,7 @@ def main() -> None:
     """Take over the socket named on the command line and serve it."""
     descriptor, parent_pid = int(sys.argv[1]), int(sys.argv[2])
     proc.die_with(parent_pid)
+    proc.give_way()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # what the model prints goes to stderr, which the server shows or drops
     connection = socket.socket(fileno=descriptor)

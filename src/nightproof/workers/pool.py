@@ -72,8 +72,6 @@ class Pool:
         self._workers_wanted = workers
         self._spares_wanted = spares
         self._known = description
-        if description is not None:
-            self.description = description
         self._slots: dict[int, Slot] = {}
         self._numbers = itertools.count(1)
         self._line = Line()
@@ -86,6 +84,11 @@ class Pool:
         self._verdict_of: dict[int, Job] = {}
         """By worker: the job on whose fate its golden cases decide."""
         self._cost = BatchCost()
+        self._batch_most = 1
+        """How many records a batch may hold, by what batches have cost; kept, since every request asks."""
+        if description is not None:
+            self.description = description
+            self._bound_batches()
         self._scale = Scale(1)
         self._busy = 0.0
         """How many workers were running a batch lately, on average."""
@@ -175,7 +178,7 @@ class Pool:
     def forecast(self, jobs: int) -> Forecast:
         """Estimate when `jobs` new ones would be answered."""
         if self._ready and not self._line.queue and not self._line.urgent:
-            return Forecast(0.0, self._cost.estimate_s(min(jobs, self._batch_most())))
+            return Forecast(0.0, self._cost.estimate_s(min(jobs, self._batch_most)))
         busy_left_s = 0.0
         workers = min(self._loaded, self.description.workers_max)
         running = [slot.batch for slot in self._slots.values() if slot.batch is not None]
@@ -188,7 +191,7 @@ class Pool:
             queued=len(self._line),
             new=jobs,
             workers=workers,
-            max_batch=self._batch_most(),
+            max_batch=self._batch_most,
             cost=self._cost,
             busy_left_s=busy_left_s,
         )
@@ -252,17 +255,15 @@ class Pool:
             line.drop_the_dead()
             if not line.queue or not self._has_place(now) or self._waits_to_fill(now):
                 return
-            jobs = line.next_batch(
-                now, most=self._batch_most(), budget_s=self.description.deadline_ms / 1_000
-            )
+            jobs = line.next_batch(now, most=self._batch_most, budget_s=self.description.deadline_ms / 1_000)
             if not jobs:
                 return
             self._hand(free, jobs, now)
 
-    def _batch_most(self) -> int:
-        """Return how many records a batch may hold: none that is expected to take half of predict's own time."""
+    def _bound_batches(self) -> None:
+        """Say how many records a batch may hold: none that is expected to take half of predict's own time."""
         within_s = self.description.predict_timeout_ms / 1_000 * _BATCH_SHARE
-        return self._cost.most_within(within_s, most=self.description.max_batch)
+        self._batch_most = self._cost.most_within(within_s, most=self.description.max_batch)
 
     def _has_place(self, now: float) -> bool:
         """Say whether one more batch may run: fewer run than workers are active, or the wait says to scale."""
@@ -307,11 +308,9 @@ class Pool:
         if not wait_s or len(self._line.queue) >= self.description.max_batch:
             return False
         left_s = wait_s - self._line.wait_s(now)
-        if left_s <= 0:
-            return False
-        if self._fill_timer is None:
+        if left_s > 0 and self._fill_timer is None:
             self._fill_timer = self._loop.call_later(left_s, self._filled)
-        return True
+        return left_s > 0
 
     def _filled(self) -> None:
         self._fill_timer = None
@@ -352,8 +351,8 @@ class Pool:
 
     def _take_description(self, description: Description) -> None:
         self._known = self.description = description
-        if self._workers_wanted is None:
-            self._workers_wanted = (description.workers_min, description.workers_max)
+        self._bound_batches()
+        self._workers_wanted = self._workers_wanted or (description.workers_min, description.workers_max)
         if self._spares_wanted is None:
             self._spares_wanted = description.spares
         self._scale = Scale(self._workers_wanted[0])
@@ -369,6 +368,7 @@ class Pool:
         # By the worker's own clock: the loop's would count its own lag as the model's, and under overload
         # the lag that refusals make would bring more refusals.
         self._cost.learn(len(batch.jobs), done.predict_us / 1e6)
+        self._bound_batches()
         if done.alone:
             for job in batch.jobs:
                 job.attempts += 1
