@@ -485,6 +485,11 @@ def firing(served: Served) -> dict[str, dict[str, Any]]:
     return {one["failure"]: one for one in told if one["state"] == "firing"}
 
 
+def not_well(served: Served) -> set[str]:
+    """Return the components that are not."""
+    return {one["name"] for one in served.operate("GET", "/healthz").json()["components"] if not one["ok"]}
+
+
 def test_a_release_whose_workers_all_answer_golden_cases_wrongly_is_rolled_back_at_any_age(
     state: Path, tmp_path: Path
 ):
@@ -519,16 +524,19 @@ def test_where_the_release_before_answers_as_wrongly_nothing_is_changed_and_some
     state: Path, tmp_path: Path
 ):
     """What turned is around both: going back would help nobody, and once it is well again the alert is over."""
-    turned = tmp_path / "turned"
-    release_of(state, "1.0", live=True, turned_by=str(turned))
+    turned, turned_before = tmp_path / "turned", tmp_path / "turned_before"
+    release_of(state, "1.0", live=True, turned_by=str(turned_before))
     release_of(state, "1.1", turned_by=str(turned))
 
     with serving(folder_of(state, "1.0"), state, *flags(), *GOLDEN, service="steps") as served:
         promote(served, "1.1")
+        turned_before.touch()  # first, so that the standby's golden cases are asked before anybody goes back to it
+        served.wait_until(lambda: "standby:steps" in not_well(served), within_s=40)
         turned.touch()
         served.wait_until(lambda: "no_way_back" in firing(served), within_s=40)
         alert, live = firing(served)["no_way_back"], parts(served)["live"]
         turned.unlink()
+        turned_before.unlink()
         served.wait_until(lambda: "no_way_back" not in firing(served), within_s=40)
         told, answer = history(served), served.predict({"x": 1})
 
