@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
+from nightproof.base.clock import monotonic_s
 from nightproof.base.failures import CATALOGUE
 from nightproof.declare.describe import Description, FallbackDescription
 from nightproof.drills.drill import GROUPS, Drill
@@ -21,7 +22,7 @@ from nightproof.drills.promise import promised
 from nightproof.drills.report.junit import as_junit
 from nightproof.drills.report.page import as_html
 from nightproof.drills.report.report import Report, as_json, compare, make_report, read_report
-from nightproof.drills.soak import growth, result_of, span_s
+from nightproof.drills.soak import growth, result_of, soak, span_s
 from nightproof.drills.suite import all_drills, choose, in_order, undrilled
 
 SCHEMA = {
@@ -300,6 +301,43 @@ def samples(mb_per_h: float, pid: int = 1) -> list[Sample]:
         Sample(at_s=at, is_up=True, memory_bytes=int(90e6 + mb_per_h * 1e6 * at / 3_600), pid=pid)
         for at in range(0, 3_600, 10)
     ]
+
+
+class Counting:
+    """What a soak runs its drills on: it notes when each was."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[float, bool]] = []
+        self.results: list[Result] = []
+        self.books: list[Claim] = []
+
+    def applies(self, drill: Drill) -> bool:
+        return True
+
+    def run_one(self, drill: Drill, name: str) -> None:
+        self.ran.append((monotonic_s(), drill.ends_server))
+
+    def close(self) -> None:
+        pass
+
+    def samples(self) -> list[Sample]:
+        return []
+
+    def add(self, result: Result) -> None:
+        self.results.append(result)
+
+
+def test_a_soak_ends_no_server_in_its_later_half_so_that_memory_can_be_told():
+    seen, began_s = Counting(), monotonic_s()
+    ending = next(one for one in all_drills() if isinstance(one, Drill) and one.ends_server)
+    staying = next(one for one in all_drills() if isinstance(one, Drill) and one.in_soak and not one.ends_server)
+
+    soak(seen, [*[ending] * 20, staying], seconds=2.4, seed=1)  # type: ignore[arg-type]
+
+    later = [ends for at_s, ends in seen.ran if at_s > began_s + 1.3]
+    assert any(ends for _, ends in seen.ran)
+    assert later
+    assert not any(later)
 
 
 def test_memory_s_slope_is_that_of_the_longest_life():
