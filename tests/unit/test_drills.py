@@ -330,7 +330,9 @@ class Counting:
 def test_a_soak_ends_no_server_in_its_later_half_so_that_memory_can_be_told():
     seen, began_s = Counting(), monotonic_s()
     ending = next(one for one in all_drills() if isinstance(one, Drill) and one.ends_server)
-    staying = next(one for one in all_drills() if isinstance(one, Drill) and one.in_soak and not one.ends_server)
+    staying = next(
+        one for one in all_drills() if isinstance(one, Drill) and one.in_soak and not one.ends_server
+    )
 
     soak(seen, [*[ending] * 20, staying], seconds=2.4, seed=1)  # type: ignore[arg-type]
 
