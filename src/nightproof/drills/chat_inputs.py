@@ -13,7 +13,7 @@ from nightproof.base.clock import utc_now
 from nightproof.declare.folder import read_golden
 from nightproof.drills.inputs import Inputs, Marked
 
-_MARKS = ("drillmark7", "drillmark8", "drillmark9")
+_MARKS = tuple(f"drillmark{number}" for number in range(10, 50))
 _MESSAGES = frozenset({"messages", "tools"})
 
 

@@ -192,9 +192,13 @@ class Scene(Experiment):
         return answer
 
     def marked(self) -> Marked:
-        """Return an input that no golden case has and that is answered. Raises CannotRun where there is none."""
+        """Return an input that no golden case has and that the model answers. Raises CannotRun where there is none.
+
+        One that a drill before made slow, or fatal, may still be held back from workers: then the next one is taken.
+        """
         for marked in self.inputs.marked():
-            if self.ask(marked.record).status == 200:
+            answer = self.ask(marked.record)
+            if answer.status == 200 and not answer.failure:
                 return marked
         raise CannotRun("no input was found that differs from all golden cases in one field and is answered")
 
