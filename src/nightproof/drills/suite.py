@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from nightproof.base.errors import SettingError
@@ -69,17 +70,26 @@ def choose(only: Sequence[str] = (), *, quick: bool = False) -> list[Drill | Not
 
 
 def in_order(drills: Sequence[Drill | NotRun]) -> list[Drill | NotRun]:
-    """Order drills for running: one stage after the other, the usual one first, spoilers at each one's end."""
+    """Order drills for running: one stage after the other, the usual one first, spoilers at each one's end.
+
+    Within a stage those that raise the same alert are kept apart: the second would wait for the first one's to end.
+    """
     settings = [USUAL.name]
     for drill in drills:
         if isinstance(drill, Drill) and drill.setting.name not in settings:
             settings.append(drill.setting.name)
-    names = {drill.name: place for place, drill in enumerate(drills)}
+    places: dict[str, tuple[int, int]] = {}
+    """By drill: how many before it raise the same, and where it stands."""
+    raised: Counter[tuple[str, ...]] = Counter()
+    for place, drill in enumerate(drills):
+        same = (drill.setting.name, *drill.proves[:1]) if isinstance(drill, Drill) else ()
+        places[drill.name] = (raised[same] if drill.proves else 0, place)
+        raised[same] += 1
 
-    def key(drill: Drill | NotRun) -> tuple[int, bool, int]:
+    def key(drill: Drill | NotRun) -> tuple[int, bool, tuple[int, int]]:
         if isinstance(drill, NotRun):
-            return len(settings), False, names[drill.name]
-        return settings.index(drill.setting.name), drill.spoils_stage, names[drill.name]
+            return len(settings), False, places[drill.name]
+        return settings.index(drill.setting.name), drill.spoils_stage, places[drill.name]
 
     return sorted(drills, key=key)
 
