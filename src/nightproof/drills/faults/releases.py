@@ -387,7 +387,11 @@ DRILLS = [
         breaks="the only release there is turns wrong, and nothing stands behind it",
         proves=("no_way_back", "golden_case_failed"),
         promise=lambda declared: promised(
-            declared, "no_way_back", may_fail=("model_unavailable", "model_crash", "overloaded", "deadline_exceeded"),
+            declared, "no_way_back",
+            may_fail=(
+                "model_unavailable", "model_crash", "overloaded", "deadline_exceeded",
+                *(("invalid_input",) if declared.chat is not None else ()),
+            ),
             alert_within_s=45.0, recover_within_s=30.0, ends_within_s=90.0,
         ),
         act=_nothing_behind,
