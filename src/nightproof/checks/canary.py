@@ -23,6 +23,8 @@ RUN = 8
 STRIDE = 4
 HINT = 4
 """So many characters of it may be a coincidence; from there on text is held back until it is known."""
+_INDEXES_KEPT = 16
+"""An index takes half a megabyte; who looks at an answer that outlasts its minute holds the index itself."""
 
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz"
 _SHIFTED = [bytes.maketrans(_LETTERS, _LETTERS[by:] + _LETTERS[:by]) for by in range(26)]
@@ -139,9 +141,9 @@ def _by_length(run: tuple[int, int, bool]) -> tuple[bool, int]:
     return run[2], run[1]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=_INDEXES_KEPT)
 def index_of(canary: str) -> CanaryIndex:
-    """Return the canary's index, made once for as long as it is in use."""
+    """Return the canary's index, made once for as long as it is in use: a release has a new canary each minute."""
     return CanaryIndex(canary)
 
 

@@ -105,7 +105,7 @@ def _injection(scene: Scene) -> None:
         answers = [one for text in _ATTACKS for one in both(scene, text)]
         answers += [(f"its own case {at}", scene.ask(body)) for at, body in enumerate(own)]
         good = [one for text in _HARMLESS for one in both(scene, text)]
-        scene.send_too([scene.chats.chat(text) for text in _ATTACKS], rate_per_s=4.0)
+        scene.send_too([scene.chats.chat(text) for text in _ATTACKS], rate_per_s=10.0)
         scene.hold_until_alert(at_least_s=1.0)
     claim_endings(
         scene, "known attacks", answers, wanted=("refused injection_suspected", "refused hidden_text")
