@@ -178,7 +178,7 @@ def _golden_promise(declared: Description) -> Promise:
     # A model that is wrong answers wrongly until its golden cases show it; a check that is wrong refuses what is good.
     wrongly = ("invalid_input",) if declared.chat is not None else ()
     return promised(
-        declared, "golden_case_failed", shelter="covered" if has_cover(declared) else "named",
+        declared, "golden_case_failed", shelter="covered" if has_cover(declared) and not wrongly else "named",
         may_fail=("model_unavailable", "model_crash", "overloaded", "deadline_exceeded", *wrongly),
         alert_within_s=30.0, recover_within_s=30.0, ends_within_s=90.0,
     )  # fmt: skip

@@ -387,7 +387,7 @@ DRILLS = [
         breaks="the only release there is turns wrong, and nothing stands behind it",
         proves=("no_way_back", "golden_case_failed"),
         promise=lambda declared: promised(
-            declared, "no_way_back",
+            declared, "no_way_back", shelter=None if declared.chat is None else "named",
             may_fail=(
                 "model_unavailable", "model_crash", "overloaded", "deadline_exceeded",
                 *(("invalid_input",) if declared.chat is not None else ()),
