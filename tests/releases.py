@@ -37,6 +37,18 @@ def release_of(state: Path, label: str, *, live: bool = False, **told: Any) -> s
     return release_folder(folder, state, label, live=live)
 
 
+def release_slower_than_promised(state: Path, label: str, *, live: bool = False) -> str:
+    """Make and register a release that takes twice the time its objective promises; return its digest."""
+    folder = folder_of(state, label)
+    shutil.copytree(STEPS, folder)
+    (folder / "artifacts" / "release.json").write_text(json.dumps({"by": label, "slow_ms": 40}))
+    declared = (folder / "service.py").read_text()
+    declared = declared.replace("import Confidence", "import Objective, Confidence")
+    promised = 'Service(\n    "steps", objective=Objective(latency_p99_ms=20),'
+    (folder / "service.py").write_text(declared.replace('Service(\n    "steps",', promised))
+    return release_folder(folder, state, label, live=live)
+
+
 def release_folder(folder: Path, state: Path, label: str, *, live: bool = False) -> str:
     """Release a folder as that version, through the running server if there is one; return its digest."""
     try:

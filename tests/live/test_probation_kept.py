@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from nightproof.steer import probations
 from nightproof.steer.probations import Probations
 from nightproof.steer.stage import Promised, Stage
 from nightproof.storage.registry_store import RegistryStore
-from tests.releases import STEPS, folder_of, release_folder
+from tests.releases import folder_of, release_slower_than_promised
 from tests.serving import serving, wait_until
 
 
@@ -198,14 +197,7 @@ def test_new_settings_hold_for_a_probation_that_is_on(runs: Runs):
 def test_a_release_that_is_as_slow_as_the_one_before_stays_over_a_kill(state: Path):
     """What was so before is known to the next server too: else it would go back to what is no better."""
     for label, is_live in (("1.0", True), ("1.1", False)):
-        folder = folder_of(state, label)
-        shutil.copytree(STEPS, folder)
-        (folder / "artifacts" / "release.json").write_text(json.dumps({"by": label, "slow_ms": 40}))
-        declared = (folder / "service.py").read_text()
-        declared = declared.replace("import Confidence", "import Objective, Confidence")
-        promised = 'Service(\n    "steps", objective=Objective(latency_p99_ms=20),'
-        (folder / "service.py").write_text(declared.replace('Service(\n    "steps",', promised))
-        release_folder(folder, state, label, live=is_live)
+        release_slower_than_promised(state, label, live=is_live)
 
     def kept() -> Any:
         with contextlib.closing(RegistryStore(state / "registry.db")) as registry:

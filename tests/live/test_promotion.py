@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ import pytest
 from nightproof.drills.stage import SHIM
 from nightproof.storage.registry_store import RegistryStore
 from tests.callers import entries_of, is_alive, leaf_of
-from tests.releases import STEPS, Load, folder_of, operate, release_folder, release_of, until
+from tests.releases import Load, folder_of, operate, release_of, release_slower_than_promised, until
 from tests.serving import Served, make_key, serving, wait_until
 
 ADMIN = "/admin/releases/steps"
@@ -281,14 +279,7 @@ def test_a_canary_goes_on_after_the_server_was_killed(state: Path):
 def test_a_release_that_is_as_slow_as_the_one_before_is_not_taken_back_for_it(state: Path):
     """The objective was broken before: to go back would mend nothing, and latch a release that is no worse."""
     for label, is_live in (("1.0", True), ("1.1", False)):
-        folder = folder_of(state, label)
-        shutil.copytree(STEPS, folder)
-        (folder / "artifacts" / "release.json").write_text(json.dumps({"by": label, "slow_ms": 40}))
-        declared = (folder / "service.py").read_text()
-        declared = declared.replace("import Confidence", "import Objective, Confidence")
-        promised = 'Service(\n    "steps", objective=Objective(latency_p99_ms=20),'
-        (folder / "service.py").write_text(declared.replace('Service(\n    "steps",', promised))
-        release_folder(folder, state, label, live=is_live)
+        release_slower_than_promised(state, label, live=is_live)
 
     with serving(folder_of(state, "1.0"), state, service="steps") as served:
         for number in range(60):
